@@ -1,0 +1,110 @@
+//! What the contracts say about each method and each error reason, as tables made from the options in `proto/`.
+
+use std::time::Duration;
+
+/// The policy of one method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// The path in gRPC: `/package.Service/Method`.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// The longest a call may take; for a stream, its longest life.
+    pub deadline: Duration,
+    /// Whether it takes an idempotency key, in the field `request_id`.
+    pub idempotency_key: IdempotencyKey,
+    /// Whether a call may be sent again when its fate is unknown.
+    pub repeat: Repeat,
+    /// Whether the answer is a stream.
+    pub streams: bool,
+}
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Public,
+    /// Whoever holds a valid access token.
+    User,
+    /// A member of at least one organiser.
+    Organizer,
+    /// An administrator.
+    Admin,
+    /// Another service of the mesh.
+    Internal,
+}
+
+/// Whether a method takes an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdempotencyKey {
+    /// It takes none.
+    None,
+    /// It refuses a request without one.
+    Required,
+    /// It treats a request without one as new.
+    Optional,
+}
+
+/// Whether a call may be sent again when its fate is unknown (`idempotency_level`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It only reads.
+    NoSideEffects,
+    /// Twice is the same as once.
+    Idempotent,
+    /// It must not be sent again.
+    Unsafe,
+}
+
+/// The policy of one error reason.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReasonInfo {
+    /// `ErrorInfo.domain`, such as `boxoffice.booking`.
+    pub domain: &'static str,
+    /// `ErrorInfo.reason`, such as `SEAT_TAKEN`.
+    pub reason: &'static str,
+    /// The gRPC status code (google.rpc.Code).
+    pub code: i32,
+    /// The HTTP status, where it differs from what the gRPC code maps to.
+    pub http_status: Option<u16>,
+}
+
+/// A reason from one of the registries `boxoffice.*.v1.ErrorReason`.
+pub trait Reason: Copy {
+    /// What the contract says about it.
+    fn info(self) -> &'static ReasonInfo;
+}
+
+/// The policy of the method with this gRPC path, if the contracts have it.
+pub fn method(path: &str) -> Option<&'static Method> {
+    METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index])
+}
+
+/// What the contract says about a reason that came over the wire.
+pub fn reason(domain: &str, reason: &str) -> Option<&'static ReasonInfo> {
+    REASONS.iter().find(|info| info.domain == domain && info.reason == reason)
+}
+
+include!(concat!(env!("OUT_DIR"), "/policy.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::booking::v1::ErrorReason;
+
+    #[test]
+    fn every_method_is_found_by_its_path() {
+        assert!(METHODS.len() > 20);
+        for entry in METHODS {
+            assert_eq!(method(entry.path), Some(entry));
+        }
+        assert_eq!(method("/boxoffice.booking.v1.BookingService/Missing"), None);
+    }
+
+    #[test]
+    fn a_reason_carries_its_domain_and_code() {
+        let info = ErrorReason::SeatTaken.info();
+        assert_eq!((info.domain, info.reason, info.code), ("boxoffice.booking", "SEAT_TAKEN", 9));
+        assert_eq!(reason("boxoffice.booking", "SEAT_TAKEN"), Some(info));
+    }
+}

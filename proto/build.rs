@@ -49,9 +49,14 @@ fn policy_tables(pool: &DescriptorPool) -> Result<String, Error> {
     let mut methods: Vec<MethodDescriptor> =
         pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
     methods.sort_by(|a, b| a.full_name().cmp(b.full_name()));
-    let mut code = String::from("/// The policy of every method, sorted by path.\npub static METHODS: &[Method] = &[\n");
+    let mut code =
+        String::from("/// The policy of every method, sorted by path.\npub static METHODS: &[Method] = &[\n");
     for method in &methods {
-        writeln!(code, "    {},", method_entry(pool, method).map_err(|why| format!("{}: {why}", method.full_name()))?)?;
+        writeln!(
+            code,
+            "    {},",
+            method_entry(pool, method).map_err(|why| format!("{}: {why}", method.full_name()))?
+        )?;
     }
     code.push_str("];\n\n/// Every error reason, sorted by domain, then by number.\npub static REASONS: &[ReasonInfo] = &[\n");
 
@@ -62,7 +67,10 @@ fn policy_tables(pool: &DescriptorPool) -> Result<String, Error> {
     let mut impls = String::new();
     for registry in &registries {
         let module = registry.package_name().trim_start_matches("boxoffice.").replace('.', "::");
-        writeln!(impls, "impl Reason for crate::{module}::ErrorReason {{\n    fn info(self) -> &'static ReasonInfo {{\n        match self {{")?;
+        writeln!(
+            impls,
+            "impl Reason for crate::{module}::ErrorReason {{\n    fn info(self) -> &'static ReasonInfo {{\n        match self {{"
+        )?;
         for value in registry.values() {
             let (entry, variant) =
                 reason_entry(pool, &value).map_err(|why| format!("{}: {why}", value.full_name()))?;
@@ -131,26 +139,29 @@ fn method_entry(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Stri
     ))
 }
 
-fn reason_entry(pool: &DescriptorPool, value: &prost_reflect::EnumValueDescriptor) -> Result<(String, String), Error> {
+fn reason_entry(
+    pool: &DescriptorPool,
+    value: &prost_reflect::EnumValueDescriptor,
+) -> Result<(String, String), Error> {
     let reason = value.name().strip_prefix("ERROR_REASON_").ok_or("lacks the prefix ERROR_REASON_")?;
     let policy = message_option(pool, &value.options(), "boxoffice.options.v1.error")
         .ok_or("needs the option (boxoffice.options.v1.error)")?;
-    let number = |field: &str| policy.get_field_by_name(field).and_then(|value| value.as_i32()).unwrap_or_default();
+    let number =
+        |field: &str| policy.get_field_by_name(field).and_then(|value| value.as_i32()).unwrap_or_default();
     let grpc_code = number("code");
     if !BTreeSet::from_iter(1..=16).contains(&grpc_code) {
         return Err("needs a gRPC status code of 1 to 16".into());
     }
     let domain = value.parent_enum().package_name().trim_end_matches(".v1").to_owned();
-    let variant: String = reason
-        .split('_')
-        .map(|word| word[..1].to_owned() + &word[1..].to_lowercase())
-        .collect();
+    let variant: String =
+        reason.split('_').map(|word| word[..1].to_owned() + &word[1..].to_lowercase()).collect();
     let http = match number("http_status") {
         0 => "None".to_owned(),
         status => format!("Some({status})"),
     };
-    let entry =
-        format!("ReasonInfo {{ domain: \"{domain}\", reason: \"{reason}\", code: {grpc_code}, http_status: {http} }}");
+    let entry = format!(
+        "ReasonInfo {{ domain: \"{domain}\", reason: \"{reason}\", code: {grpc_code}, http_override: {http} }}"
+    );
     Ok((entry, variant))
 }
 

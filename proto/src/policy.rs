@@ -66,7 +66,14 @@ pub struct ReasonInfo {
     /// The gRPC status code (google.rpc.Code).
     pub code: i32,
     /// The HTTP status, where it differs from what the gRPC code maps to.
-    pub http_status: Option<u16>,
+    pub http_override: Option<u16>,
+}
+
+impl ReasonInfo {
+    /// The HTTP status that REST answers this reason with.
+    pub fn http_status(&self) -> u16 {
+        self.http_override.unwrap_or_else(|| http_status(self.code))
+    }
 }
 
 /// A reason from one of the registries `boxoffice.*.v1.ErrorReason`.
@@ -83,6 +90,26 @@ pub fn method(path: &str) -> Option<&'static Method> {
 /// What the contract says about a reason that came over the wire.
 pub fn reason(domain: &str, reason: &str) -> Option<&'static ReasonInfo> {
     REASONS.iter().find(|info| info.domain == domain && info.reason == reason)
+}
+
+/// The HTTP status that a gRPC status code (google.rpc.Code) is answered with, unless its reason says otherwise. This is
+/// the only such table: the gateway and `docs/ERRORS.md` both read it.
+pub fn http_status(code: i32) -> u16 {
+    match code {
+        0 => 200,          // OK
+        1 => 499,          // CANCELLED: nobody waits for the answer any more; the number is nginx's
+        3 | 11 => 400,     // INVALID_ARGUMENT, OUT_OF_RANGE
+        4 => 504,          // DEADLINE_EXCEEDED
+        5 => 404,          // NOT_FOUND
+        6 | 9 | 10 => 409, // ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED
+        7 => 403,          // PERMISSION_DENIED
+        8 => 429,          // RESOURCE_EXHAUSTED
+        12 => 501,         // UNIMPLEMENTED
+        14 => 503,         // UNAVAILABLE
+        16 => 401,         // UNAUTHENTICATED
+        // UNKNOWN, INTERNAL and DATA_LOSS; and a code from the future is no success either.
+        _ => 500,
+    }
 }
 
 include!(concat!(env!("OUT_DIR"), "/policy.rs"));
@@ -106,5 +133,43 @@ mod tests {
         let info = ErrorReason::SeatTaken.info();
         assert_eq!((info.domain, info.reason, info.code), ("boxoffice.booking", "SEAT_TAKEN", 9));
         assert_eq!(reason("boxoffice.booking", "SEAT_TAKEN"), Some(info));
+    }
+
+    #[test]
+    fn every_grpc_code_has_its_http_status() {
+        use tonic::Code;
+        let expected = [
+            (Code::Ok, 200),
+            (Code::Cancelled, 499),
+            (Code::Unknown, 500),
+            (Code::InvalidArgument, 400),
+            (Code::DeadlineExceeded, 504),
+            (Code::NotFound, 404),
+            (Code::AlreadyExists, 409),
+            (Code::PermissionDenied, 403),
+            (Code::ResourceExhausted, 429),
+            (Code::FailedPrecondition, 409),
+            (Code::Aborted, 409),
+            (Code::OutOfRange, 400),
+            (Code::Unimplemented, 501),
+            (Code::Internal, 500),
+            (Code::Unavailable, 503),
+            (Code::DataLoss, 500),
+            (Code::Unauthenticated, 401),
+        ];
+        for (code, status) in expected {
+            assert_eq!(http_status(code as i32), status, "{code:?}");
+        }
+        assert_eq!(http_status(17), 500, "a code that gRPC does not have");
+        assert_eq!(http_status(-1), 500, "a code that gRPC does not have");
+    }
+
+    #[test]
+    fn a_reason_may_override_the_http_status_of_its_code() {
+        use crate::common::v1::ErrorReason as Common;
+        assert_eq!(ErrorReason::SeatTaken.info().http_status(), 409);
+        assert_eq!(Common::EtagMismatch.info().http_status(), 412);
+        assert_eq!(Common::IdempotencyKeyReused.info().http_status(), 422);
+        assert_eq!(Common::TransportUnimplemented.info().http_status(), 404);
     }
 }

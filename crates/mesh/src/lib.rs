@@ -1,1 +1,28 @@
-//! .
+//! What every call between Boxoffice services passes through, and what every service stands on.
+//!
+//! One policy, one file, its tests beside it:
+//! - a call in: [`server`], with [`context`], [`deadline`], [`auth`], [`failure`]
+//! - a call out: [`client`], with its breaker, retries and balance
+//! - state: [`database`], [`lane`], [`idempotency`], [`page`]
+//! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`telemetry`], [`shutdown`], [`process`]
+
+pub mod auth;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod context;
+pub mod database;
+pub mod deadline;
+pub mod failure;
+pub mod field;
+pub mod id;
+pub mod idempotency;
+pub mod lane;
+pub mod money;
+pub mod page;
+pub mod process;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use failure::Failure;

@@ -1,0 +1,276 @@
+//! A call out: trace → deadline → breaker → retry within a budget → balance. Generated clients take a [`Channel`] as
+//! their transport, so nobody has to remember any of it.
+//!
+//! Whatever happens, the caller gets a gRPC status with a reason of the contracts: a broken connection is
+//! `TRANSPORT_BROKEN`, never a silent UNKNOWN.
+
+mod balance;
+mod breaker;
+mod retry;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use boxoffice_proto::{
+    common::v1::ErrorReason,
+    policy::{self, Access, Method},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use http_body_util::{BodyExt, Full, Limited};
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+
+use self::{balance::Balance, breaker::Breaker, retry::RetryBudget};
+use crate::{
+    auth::{SERVICE_HEADER, ServiceTokens},
+    clock::Clock,
+    context::Context,
+    deadline,
+    failure::{Failure, chain},
+    telemetry,
+};
+
+/// The largest unary message, in bytes, with its frame.
+const MESSAGE_LIMIT: usize = 4 * 1024 * 1024 + 1024;
+/// How long to wait for a stream to begin.
+const STREAM_START_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait before coming back, if a connection failed.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A way to a neighbour. Cheap to clone; clones share connections, breaker and retry budget.
+#[derive(Clone)]
+pub struct Channel(Arc<Neighbour>);
+
+struct Neighbour {
+    name: &'static str,
+    balance: Balance,
+    breaker: Breaker,
+    retry_budget: RetryBudget,
+    service_tokens: Option<ServiceTokens>,
+    clock: Clock,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    /// An answer, good or bad.
+    Answered { response: Response<Body>, is_fault: bool },
+    /// It was surely not sent.
+    NotSent(Cause),
+    /// It may have been sent.
+    Broken(Cause),
+}
+
+impl Channel {
+    /// A way to the service `name` at `uri`. Connects when first used. `service_tokens` name the caller to internal
+    /// methods.
+    pub fn new(name: &'static str, uri: Uri, service_tokens: Option<ServiceTokens>, clock: Clock) -> Self {
+        Self(Arc::new(Neighbour {
+            name,
+            balance: Balance::new(uri),
+            breaker: Breaker::new(),
+            retry_budget: RetryBudget::new(),
+            service_tokens,
+            clock,
+        }))
+    }
+
+    /// The neighbour's name.
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// Whether the neighbour has failed so often lately that calls are refused.
+    pub fn is_refusing(&self) -> bool {
+        self.0.breaker.is_refusing()
+    }
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let neighbour = Arc::clone(&self.0);
+        Box::pin(async move {
+            Ok(neighbour.call(request).await.unwrap_or_else(|failure| Status::from(failure).into_http()))
+        })
+    }
+}
+
+impl Neighbour {
+    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let method = policy::method(request.uri().path()).ok_or_else(|| {
+            Failure::new(ErrorReason::TransportUnimplemented, "the contracts have no such method")
+        })?;
+        let context = Context::current();
+        let deadline = self.deadline(method, &context)?;
+        let permit = self.breaker.admit().map_err(|retry_after| {
+            Failure::new(
+                ErrorReason::TransportBreakerOpen,
+                format!("{} has failed too often lately", self.name),
+            )
+            .with("service", self.name)
+            .retry_after(retry_after)
+        })?;
+        let begin = Instant::now();
+
+        let (mut parts, body) = request.into_parts();
+        parts.headers.insert(telemetry::HEADER, context.trace.child().header());
+        parts.headers.remove(USER_AGENT);
+        if method.access == Access::Internal
+            && let Some(tokens) = &self.service_tokens
+        {
+            parts.headers.insert(SERVICE_HEADER, tokens.header(self.name, self.clock.now()));
+        }
+        let body = collect(body).await.map_err(Failure::internal)?.0;
+
+        let Ok(attempt) =
+            tokio::time::timeout_at(deadline, self.attempts(method, parts, body, deadline)).await
+        else {
+            // A call that was given too little time says nothing about the neighbour.
+            let had_time = deadline - begin >= method.deadline / 2;
+            permit.finish(had_time.then_some(breaker::Outcome::Fault));
+            return Err(out_of_time(self.name));
+        };
+        match attempt {
+            Attempt::Answered { response, is_fault } => {
+                permit.finish(Some(if is_fault {
+                    breaker::Outcome::Fault
+                } else {
+                    breaker::Outcome::Answer
+                }));
+                Ok(response)
+            }
+            Attempt::NotSent(cause) => {
+                permit.finish(Some(breaker::Outcome::Fault));
+                Err(Failure::new(
+                    ErrorReason::TransportConnectFailed,
+                    format!("{} can't be reached", self.name),
+                )
+                .with("service", self.name)
+                .retry_after(COME_BACK)
+                .caused_by(cause))
+            }
+            Attempt::Broken(cause) => {
+                permit.finish(Some(breaker::Outcome::Fault));
+                Err(Failure::new(
+                    ErrorReason::TransportBroken,
+                    format!("the connection to {} broke", self.name),
+                )
+                .with("service", self.name)
+                .retry_after(COME_BACK)
+                .caused_by(cause))
+            }
+        }
+    }
+
+    /// When to stop waiting: what the method may take, or what remains to our own caller less a margin.
+    fn deadline(&self, method: &Method, context: &Context) -> Result<Instant, Failure> {
+        let own = if method.streams { STREAM_START_LIMIT } else { method.deadline };
+        let own = Instant::now() + own;
+        let deadline = context.deadline.map_or(own, |deadline| own.min(deadline - deadline::MARGIN));
+        if deadline <= Instant::now() { Err(out_of_time(self.name)) } else { Ok(deadline) }
+    }
+
+    /// Tries, and tries again where the contract and the budget allow it.
+    async fn attempts(
+        &self,
+        method: &Method,
+        parts: http::request::Parts,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Attempt {
+        self.retry_budget.deposit();
+        let mut tries = 0;
+        loop {
+            let mut request = Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
+            let timeout = if method.streams {
+                method.deadline
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
+            request.headers_mut().insert(deadline::HEADER, deadline::format(timeout));
+            let attempt = self.attempt(method, request).await;
+            tries += 1;
+            let may_repeat = match &attempt {
+                Attempt::Answered { .. } => false,
+                Attempt::NotSent(_) => true,
+                Attempt::Broken(_) => method.repeat != policy::Repeat::Unsafe && !method.streams,
+            };
+            if !may_repeat || tries == retry::TRIES || !self.retry_budget.withdraw() {
+                return attempt;
+            }
+            tokio::time::sleep(retry::pause(tries)).await;
+        }
+    }
+
+    async fn attempt(&self, method: &Method, request: Request<Body>) -> Attempt {
+        let response = match self.balance.send(request).await {
+            Ok(response) => response,
+            Err(error) if is_connect_error(&error) => return Attempt::NotSent(error.into()),
+            Err(error) => return Attempt::Broken(error.into()),
+        };
+        if method.streams && !response.headers().contains_key(Status::GRPC_STATUS) {
+            return Attempt::Answered { response, is_fault: false };
+        }
+        // A unary answer is complete only with its trailers: until then the connection may still break.
+        let (mut parts, body) = response.into_parts();
+        let (bytes, trailers) = match collect(body).await {
+            Ok(collected) => collected,
+            Err(cause) => return Attempt::Broken(cause),
+        };
+        let status_of = |headers: &HeaderMap| headers.get(Status::GRPC_STATUS).cloned();
+        let Some(status) = status_of(&parts.headers).or_else(|| trailers.as_ref().and_then(status_of)) else {
+            return Attempt::Broken(format!("an answer without grpc-status, HTTP {}", parts.status).into());
+        };
+        let code = Code::from_bytes(status.as_bytes());
+        let has_reason = [Some(&parts.headers), trailers.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|headers| headers.contains_key(Status::GRPC_STATUS_DETAILS));
+        if !has_reason && matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+        {
+            return Attempt::Broken(format!("an answer that no service of ours gives: {code}").into());
+        }
+        let is_fault = matches!(code, Code::Internal | Code::Unknown);
+        let body = match trailers {
+            Some(trailers) => {
+                Body::new(Full::new(bytes).with_trailers(std::future::ready(Some(Ok(trailers)))))
+            }
+            None => Body::new(Full::new(bytes)),
+        };
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        Attempt::Answered { response: Response::from_parts(parts, body), is_fault }
+    }
+}
+
+/// The bytes of a body that holds one message, and its trailers.
+async fn collect(body: Body) -> Result<(Bytes, Option<HeaderMap<HeaderValue>>), Cause> {
+    let collected = Limited::new(body, MESSAGE_LIMIT).collect().await?;
+    let trailers = collected.trailers().cloned();
+    Ok((collected.to_bytes(), trailers))
+}
+
+fn is_connect_error(error: &tonic::transport::Error) -> bool {
+    let error: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(error), |error| error.source()).any(|cause| cause.is::<tonic::ConnectError>())
+        || chain(error).contains("tcp connect error")
+}
+
+fn out_of_time(name: &str) -> Failure {
+    Failure::new(ErrorReason::DeadlineExceeded, format!("{name} did not answer in time"))
+}

@@ -1,0 +1,346 @@
+//! Databases: Postgres, or a SQLite file in embedded mode. One type for both; SQL is written so that both take it.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use boxoffice_proto::common::v1::ErrorReason;
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
+    SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement, TransactionOptions,
+    TransactionTrait, Value,
+};
+use sqlx::{
+    AssertSqlSafe, SqlSafeStr,
+    migrate::{MigrateError, MigrationType, Migrator},
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::failure::Failure;
+
+/// How long a statement may run on Postgres before it is ended.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a connection of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Readers of a SQLite file. One more writes.
+const SQLITE_READERS: u32 = 4;
+
+/// Where a database is: `postgres://…`, or `sqlite://path`. Its password is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl FromStr for DatabaseUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_known =
+            ["postgres://", "postgresql://", "sqlite://"].iter().any(|scheme| text.starts_with(scheme));
+        if is_known { Ok(Self(text.to_owned())) } else { Err("must begin with postgres:// or sqlite://") }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => write!(formatter, "{scheme}://[redacted]@{place}"),
+            _ => formatter.write_str(&self.0),
+        }
+    }
+}
+
+/// A service's database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    reader: DatabaseConnection,
+    writer: DatabaseConnection,
+    pool: Pool,
+}
+
+#[derive(Debug, Clone)]
+enum Pool {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// A step in a schema's history. A step that was released is never changed; schemas only expand until a release passed.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Its place in history, from 1 without gaps.
+    pub version: i64,
+    /// What it does, in a few words.
+    pub description: &'static str,
+    /// The SQL, for both databases. A line that begins with `--postgres:` is taken by Postgres only.
+    pub sql: &'static str,
+}
+
+/// Why a database can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// It can't be reached or opened.
+    #[error("the database {url:?} can't be opened")]
+    Open {
+        /// Where it should be.
+        url: DatabaseUrl,
+        /// What happened.
+        source: sqlx::Error,
+    },
+    /// Its schema is newer than this program.
+    #[error(
+        "the database's schema is at version {version}, which this program does not know: a newer program has migrated it; start that one"
+    )]
+    TooNew {
+        /// The version found.
+        version: i64,
+    },
+    /// Its schema was made by something else.
+    #[error(
+        "migration {version} of this database is not the one this program knows: restore the database, or start the program that made it"
+    )]
+    Foreign {
+        /// The version that differs.
+        version: i64,
+    },
+    /// A migration failed; nothing of it stays.
+    #[error("the database's schema can't be migrated")]
+    Migrate(#[source] MigrateError),
+}
+
+impl DatabaseError {
+    /// Whether waiting may help: the database is not there yet, or still starting.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Open { source: sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut, .. } => true,
+            // 57P03: the database system is starting up, or shutting down. 53300: too many connections.
+            Self::Open { source: sqlx::Error::Database(error), .. } => {
+                matches!(error.code().as_deref(), Some("57P03" | "53300"))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Database {
+    /// Opens a database with at most `connections` connections (Postgres; a SQLite file has one writer).
+    /// A SQLite file is made if it does not exist.
+    ///
+    /// # Errors
+    /// If the database can't be reached or opened.
+    pub async fn open(url: &DatabaseUrl, connections: u32) -> Result<Self, DatabaseError> {
+        let open_error = |source| DatabaseError::Open { url: url.clone(), source };
+        if url.0.starts_with("sqlite://") {
+            Self::open_sqlite(&url.0).await.map_err(open_error)
+        } else {
+            Self::open_postgres(&url.0, connections).await.map_err(open_error)
+        }
+    }
+
+    async fn open_sqlite(url: &str) -> Result<Self, sqlx::Error> {
+        let options = SqliteConnectOptions::from_str(url)?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(ACQUIRE_TIMEOUT)
+            .foreign_keys(true)
+            .statement_cache_capacity(300);
+        let pool_options =
+            || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
+        // A file has one writer at a time: the second would only wait for the first, in slices of sleep.
+        let writer =
+            pool_options().min_connections(1).max_connections(1).connect_with(options.clone()).await?;
+        let reader = pool_options()
+            .max_connections(SQLITE_READERS)
+            .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "on"));
+        Ok(Self {
+            reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
+            writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer.clone()),
+            pool: Pool::Sqlite(writer),
+        })
+    }
+
+    async fn open_postgres(url: &str, connections: u32) -> Result<Self, sqlx::Error> {
+        let options = PgConnectOptions::from_str(url)?
+            .statement_cache_capacity(300)
+            .options([("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string())]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await?;
+        let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
+        Ok(Self { reader: connection.clone(), writer: connection, pool: Pool::Postgres(pool) })
+    }
+
+    /// Brings the schema up to date. Safe to call from several processes at once: Postgres holds an advisory lock, a
+    /// SQLite file has one writer. Each step is a transaction.
+    ///
+    /// # Errors
+    /// If the schema is newer than this program, was made by another one, or a step fails.
+    pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+        let backend = self.backend();
+        let migrator =
+            Migrator::with_migrations(migrations.iter().map(|step| step.for_backend(backend)).collect());
+        let outcome = match &self.pool {
+            Pool::Postgres(pool) => migrator.run(pool).await,
+            Pool::Sqlite(pool) => migrator.run(pool).await,
+        };
+        outcome.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => DatabaseError::TooNew { version },
+            MigrateError::VersionMismatch(version) => DatabaseError::Foreign { version },
+            other => DatabaseError::Migrate(other),
+        })
+    }
+
+    /// Where to read outside of a transaction.
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// Begins a transaction that may write. Dropped without a commit, it leaves nothing.
+    ///
+    /// # Errors
+    /// If no connection can be had in time.
+    pub async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        // A SQLite transaction that reads first and then writes could find another writer in between, and fail.
+        let sqlite_transaction_mode =
+            (self.backend() == DatabaseBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
+        self.writer
+            .begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() })
+            .await
+    }
+
+    /// Which kind of database it is.
+    pub fn backend(&self) -> DatabaseBackend {
+        self.writer.get_database_backend()
+    }
+
+    /// Closes every connection, after the work in flight.
+    pub async fn close(self) {
+        let _ = self.reader.close().await;
+        let _ = self.writer.close().await;
+    }
+}
+
+impl Migration {
+    fn for_backend(&self, backend: DatabaseBackend) -> sqlx::migrate::Migration {
+        let marker = "--postgres:";
+        let sql: String = self
+            .sql
+            .lines()
+            .map(|line| match line.strip_prefix(marker) {
+                Some(rest) if backend == DatabaseBackend::Postgres => format!("{rest}\n"),
+                Some(_) => "\n".to_owned(),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        sqlx::migrate::Migration::new(
+            self.version,
+            self.description.into(),
+            MigrationType::Simple,
+            sql,
+            false,
+        )
+    }
+}
+
+/// A statement with values for `$1`, `$2`, …
+pub fn sql(
+    connection: &impl ConnectionTrait,
+    text: impl Into<String>,
+    values: impl IntoIterator<Item = Value>,
+) -> Statement {
+    Statement::from_sql_and_values(connection.get_database_backend(), text, values)
+}
+
+/// A database error is a 503 if the database can't be reached or takes no more, otherwise a bug.
+impl From<DbErr> for Failure {
+    fn from(error: DbErr) -> Self {
+        if is_unavailable(&error) {
+            Failure::new(ErrorReason::DatabaseUnavailable, "the database can't be reached right now")
+                .retry_after(Duration::from_secs(1))
+                .caused_by(error)
+        } else {
+            Failure::internal(error)
+        }
+    }
+}
+
+fn is_unavailable(error: &DbErr) -> bool {
+    let runtime = match error {
+        DbErr::ConnectionAcquire(_) => return true,
+        DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => runtime,
+        _ => return false,
+    };
+    let RuntimeErr::SqlxError(error) = runtime else { return false };
+    match error.as_ref() {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            // Postgres: connection exception, insufficient resources, operator intervention, read-only after a failover.
+            let is_postgres =
+                ["08", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006";
+            // SQLite: busy, I/O error, full, can't open. Extended codes carry the primary one in their low byte.
+            let primary = code.parse::<u32>().map(|code| code & 0xff).unwrap_or_default();
+            is_postgres && code.len() == 5 || code.len() < 5 && [5, 10, 13, 14].contains(&primary)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIGRATIONS: &[Migration] = &[Migration {
+        version: 1,
+        description: "things",
+        sql: "CREATE TABLE thing (id uuid PRIMARY KEY)\n--postgres: WITH (fillfactor = 80)\n;",
+    }];
+
+    async fn open() -> (tempfile::TempDir, Database) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/test.db", directory.path().display()).parse().unwrap();
+        (directory, Database::open(&url, 1).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn migrating_twice_is_once() {
+        let (_directory, database) = open().await;
+        database.migrate(MIGRATIONS).await.unwrap();
+        database.migrate(MIGRATIONS).await.unwrap();
+        let rows = database
+            .reader()
+            .query_all_raw(sql(database.reader(), "SELECT id FROM thing", []))
+            .await
+            .unwrap();
+        assert!(rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_schema_of_a_newer_program_is_refused() {
+        let (_directory, database) = open().await;
+        database.migrate(MIGRATIONS).await.unwrap();
+        assert!(matches!(database.migrate(&[]).await, Err(DatabaseError::TooNew { version: 1 })));
+        let changed = [Migration { sql: "CREATE TABLE other (id uuid)", ..MIGRATIONS[0] }];
+        assert!(matches!(database.migrate(&changed).await, Err(DatabaseError::Foreign { version: 1 })));
+    }
+
+    #[tokio::test]
+    async fn readers_can_not_write() {
+        let (_directory, database) = open().await;
+        database.migrate(MIGRATIONS).await.unwrap();
+        assert!(database.reader().execute_unprepared("DELETE FROM thing").await.is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url: DatabaseUrl = "postgres://boxoffice:secret@db/booking".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "postgres://[redacted]@db/booking");
+        assert!("mysql://db".parse::<DatabaseUrl>().is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! A lane for hot writes: a task that takes whatever waits, commits it at once, and gives each caller its own answer
+//! after the commit. It never lingers: a lone job is a batch of one.
+//!
+//! A commit costs a disk flush whether it carries one job or sixty-four, so under load a lane does many times the work
+//! of a connection a job.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use boxoffice_proto::common::v1::ErrorReason;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::failure::Failure;
+
+/// The most jobs in a batch.
+pub const BATCH_LIMIT: usize = 64;
+/// The most jobs that wait; more are refused.
+const QUEUE_LIMIT: usize = 4096;
+
+/// What a lane does with a batch.
+pub trait Work: Send + 'static {
+    /// What a caller wants done.
+    type Job: Send + 'static;
+    /// What a caller gets.
+    type Answer: Send + 'static;
+
+    /// Does the jobs and commits them together; the answers are in the order of the jobs. A job that is refused changes
+    /// nothing and does not stop the others.
+    fn run(
+        &mut self,
+        jobs: Vec<Self::Job>,
+    ) -> impl Future<Output = Vec<Result<Self::Answer, Failure>>> + Send;
+}
+
+struct Ticket<W: Work> {
+    job: W::Job,
+    answer: oneshot::Sender<Result<W::Answer, Failure>>,
+}
+
+/// Where jobs are handed in.
+pub struct Lane<W: Work> {
+    queue: mpsc::Sender<Ticket<W>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    batches: AtomicU64,
+    jobs: AtomicU64,
+}
+
+impl<W: Work> Clone for Lane<W> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), counts: Arc::clone(&self.counts) }
+    }
+}
+
+impl<W: Work> Lane<W> {
+    /// Starts a lane. It ends when its last handle is dropped, after the jobs handed in.
+    pub fn start(mut work: W) -> Self {
+        let (queue, mut tickets) = mpsc::channel::<Ticket<W>>(QUEUE_LIMIT);
+        let counts = Arc::new(Counts::default());
+        let lane = Self { queue, counts: Arc::clone(&counts) };
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(BATCH_LIMIT);
+            while tickets.recv_many(&mut batch, BATCH_LIMIT).await > 0 {
+                // Whoever stopped waiting before their job began needs no work.
+                let (jobs, callers): (Vec<_>, Vec<_>) = batch
+                    .drain(..)
+                    .filter(|ticket| !ticket.answer.is_closed())
+                    .map(|ticket| (ticket.job, ticket.answer))
+                    .unzip();
+                if jobs.is_empty() {
+                    continue;
+                }
+                counts.batches.fetch_add(1, Ordering::Relaxed);
+                counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+                let answers = work.run(jobs).await;
+                debug_assert_eq!(answers.len(), callers.len());
+                for (caller, answer) in callers.into_iter().zip(answers) {
+                    let _ = caller.send(answer);
+                }
+            }
+        });
+        lane
+    }
+
+    /// Has a job done, and waits for its answer. If the caller stops waiting, a job that has not begun is left out, one
+    /// that has is finished.
+    ///
+    /// # Errors
+    /// Whatever the work answers; `OVERLOADED` if too many jobs wait; `INTERNAL` if the lane broke.
+    pub async fn submit(&self, job: W::Job) -> Result<W::Answer, Failure> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Ticket { job, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Failure::new(ErrorReason::Overloaded, "too many writes are waiting")
+                    .retry_after(std::time::Duration::from_secs(1))
+            }
+            mpsc::error::TrySendError::Closed(_) => Failure::internal("the lane has ended"),
+        })?;
+        answered.await.unwrap_or_else(|_| Err(Failure::internal("the lane broke during the job")))
+    }
+
+    /// How many batches were committed so far, and how many jobs they carried.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.batches.load(Ordering::Relaxed), self.counts.jobs.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Doubles numbers; refuses odd ones. Tells the sizes of its batches.
+    struct Doubling(mpsc::UnboundedSender<usize>);
+
+    impl Work for Doubling {
+        type Job = u32;
+        type Answer = u32;
+
+        async fn run(&mut self, jobs: Vec<u32>) -> Vec<Result<u32, Failure>> {
+            let _ = self.0.send(jobs.len());
+            tokio::task::yield_now().await;
+            let answer = |job: u32| if job.is_multiple_of(2) { Ok(job * 2) } else { Err(Failure::internal("odd")) };
+            jobs.into_iter().map(answer).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn each_caller_gets_its_own_answer_and_batches_form() {
+        let (sizes, mut seen) = mpsc::unbounded_channel();
+        let lane = Lane::start(Doubling(sizes));
+        let answers = futures_util::future::join_all((0..200).map(|job| lane.submit(job))).await;
+        for (job, answer) in (0..200).zip(answers) {
+            assert_eq!(answer.ok(), (job % 2 == 0).then_some(job * 2));
+        }
+        let mut sizes = Vec::new();
+        while let Ok(size) = seen.try_recv() {
+            sizes.push(size);
+        }
+        assert_eq!(sizes.iter().sum::<usize>(), 200);
+        assert!(sizes.len() < 10 && sizes.iter().all(|size| *size <= BATCH_LIMIT), "{sizes:?}");
+        assert_eq!(lane.counts(), (sizes.len() as u64, 200));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_left_costs_no_work() {
+        let (sizes, mut seen) = mpsc::unbounded_channel();
+        let lane = Lane::start(Doubling(sizes));
+        let abandoned = futures_util::future::poll_immediate(lane.submit(2)).await;
+        assert!(abandoned.is_none());
+        assert_eq!(lane.submit(4).await.ok(), Some(8));
+        assert_eq!(seen.recv().await, Some(1));
+    }
+}

@@ -1,0 +1,271 @@
+//! A call in: trace → room → deadline → who calls → handler, and an answer that always has a reason. Every service is
+//! served by [`serve`], so that none can forget any of it.
+
+mod stream;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use boxoffice_proto::{
+    DESCRIPTORS,
+    common::v1::ErrorReason,
+    policy::{self, Method},
+};
+use futures_util::{FutureExt, Stream};
+use http::{Request, Response};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    time::Instant,
+};
+use tonic::{
+    Code, Status,
+    body::Body,
+    service::Routes,
+    transport::server::{Connected, Server},
+};
+use tower::{Layer, Service, ServiceExt};
+use tracing::Instrument;
+
+use self::stream::EndingBody;
+use crate::{
+    auth::Authenticator,
+    context::Context,
+    deadline,
+    failure::Failure,
+    shutdown::{DRAIN_LIMIT, Shutdown},
+    telemetry::Trace,
+};
+
+/// The default of [`Options::max_in_flight`].
+pub const MAX_IN_FLIGHT: usize = 1024;
+/// Streams open at once; more are refused.
+const MAX_STREAMS: usize = 10_000;
+const KEEPALIVE_PERIOD: Duration = Duration::from_secs(30);
+/// A client that resets streams faster than they are dropped is attacking (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 50;
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+/// How a service is served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The service's name, such as `booking`.
+    pub name: &'static str,
+    /// Calls worked on at once; more are refused with `OVERLOADED`.
+    pub max_in_flight: usize,
+    /// Whether testers may ask what there is (gRPC reflection).
+    pub has_reflection: bool,
+    /// How long to go on accepting after health says NOT_SERVING, so that balancers notice.
+    pub drain_wait: Duration,
+}
+
+impl Options {
+    /// The defaults for a service.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, max_in_flight: MAX_IN_FLIGHT, has_reflection: true, drain_wait: Duration::ZERO }
+    }
+}
+
+/// Serves until shutdown, then drains: health says NOT_SERVING, nothing new is accepted, streams end, calls in flight
+/// finish; after [`DRAIN_LIMIT`] the rest is dropped.
+///
+/// # Errors
+/// If the listener breaks.
+pub async fn serve<Incoming, Io, IoError>(
+    options: Options,
+    routes: Routes,
+    authenticator: Authenticator,
+    incoming: Incoming,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error>
+where
+    Incoming: Stream<Item = Result<Io, IoError>> + Send,
+    Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    IoError: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let mut routes = routes.add_service(health_service);
+    if options.has_reflection {
+        routes = add_reflection(routes);
+    }
+
+    let stop_accepting = Shutdown::new();
+    let drain = {
+        let (shutdown, stop_accepting, wait) = (shutdown.clone(), stop_accepting.clone(), options.drain_wait);
+        async move {
+            shutdown.begun().await;
+            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            tokio::time::sleep(wait).await;
+            stop_accepting.begin();
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        }
+    };
+    let policies = Policies(Arc::new(Shared {
+        name: options.name,
+        room: Semaphore::new(options.max_in_flight),
+        stream_room: Arc::new(Semaphore::new(MAX_STREAMS)),
+        authenticator,
+        shutdown: stop_accepting.clone(),
+    }));
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .layer(policies)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop_accepting.begun_owned());
+    tokio::select! {
+        outcome = serving => outcome,
+        () = drain => {
+            tracing::warn!(service.name = options.name, "calls were dropped that did not finish in time");
+            Ok(())
+        }
+    }
+}
+
+fn add_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Without these, grpcurl can't show the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let valid = "our own descriptors are valid";
+    routes
+        .add_service(builder().build_v1().expect(valid))
+        .add_service(builder().build_v1alpha().expect(valid))
+}
+
+/// Puts the policies before a server's routes.
+#[derive(Clone)]
+struct Policies(Arc<Shared>);
+
+struct Shared {
+    name: &'static str,
+    room: Semaphore,
+    stream_room: Arc<Semaphore>,
+    authenticator: Authenticator,
+    shutdown: Shutdown,
+}
+
+impl<S> Layer<S> for Policies {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { shared: Arc::clone(&self.0), inner }
+    }
+}
+
+/// A server's routes behind the policies.
+#[derive(Clone)]
+struct Guarded<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        // Whether there is room is decided in `call`: an error from here would end the connection.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let inner = self.inner.clone();
+        if request.uri().path().starts_with("/grpc.") {
+            // Health and reflection: no policy of ours.
+            return Box::pin(inner.oneshot(request));
+        }
+        let shared = Arc::clone(&self.shared);
+        let context = Context { deadline: None, trace: Trace::read(request.headers()).child() };
+        let path = request.uri().path();
+        let span = tracing::debug_span!("call", service.name = shared.name, rpc.method = path, trace.id = %context.trace.id());
+        Box::pin(
+            context
+                .scope(async move {
+                    let answer = shared.handle(inner, request).await;
+                    Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
+                })
+                .instrument(span),
+        )
+    }
+}
+
+impl Shared {
+    async fn handle<S>(&self, inner: S, mut request: Request<Body>) -> Result<Response<Body>, Failure>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let method = policy::method(request.uri().path())
+            .ok_or_else(|| Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"))?;
+        let _place = self.room.try_acquire().map_err(|_| overloaded())?;
+        let deadline = deadline_of(method, &request)?;
+        let context = Context { deadline: Some(deadline), ..Context::current() };
+
+        let work = context.scope(async {
+            let caller = self.authenticator.authenticate(request.headers(), method.access).await?;
+            request.extensions_mut().insert(caller);
+            let Ok(response) = inner.oneshot(request).await;
+            Ok::<_, Failure>(response)
+        });
+        let response = match tokio::time::timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
+            Err(_) => {
+                return Err(Failure::new(ErrorReason::DeadlineExceeded, "the work was not finished in time"));
+            }
+            Ok(Err(_)) => return Err(Failure::internal("a handler panicked; its message stands above")),
+            Ok(Ok(answer)) => with_reason(answer?)?,
+        };
+        if !method.streams || response.headers().contains_key(Status::GRPC_STATUS) {
+            return Ok(response);
+        }
+        let place = Arc::clone(&self.stream_room).try_acquire_owned().map_err(|_| overloaded())?;
+        let shutdown = self.shutdown.clone();
+        Ok(response.map(|body| Body::new(EndingBody::new(body, deadline, shutdown, place))))
+    }
+}
+
+fn overloaded() -> Failure {
+    Failure::new(ErrorReason::Overloaded, "too many calls at once").retry_after(Duration::from_secs(1))
+}
+
+/// When the answer is no longer waited for: what the method may take, or less if the caller says so.
+fn deadline_of(method: &Method, request: &Request<Body>) -> Result<Instant, Failure> {
+    let given = deadline::read(request.headers())
+        .map_err(|error| Failure::new(ErrorReason::TimeoutMalformed, error.to_string()))?;
+    let budget = given.map_or(method.deadline, |given| given.min(method.deadline));
+    Ok(Instant::now() + budget)
+}
+
+/// Gives a reason to a status that tonic made itself. Our handlers' statuses have one.
+fn with_reason(response: Response<Body>) -> Result<Response<Body>, Failure> {
+    let headers = response.headers();
+    let Some(status) = headers.get(Status::GRPC_STATUS) else { return Ok(response) };
+    let code = Code::from_bytes(status.as_bytes());
+    if code == Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return Ok(response);
+    }
+    let message =
+        Status::from_header_map(headers).map(|status| status.message().to_owned()).unwrap_or_default();
+    Err(match code {
+        Code::Unimplemented => Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"),
+        Code::Cancelled => Failure::new(ErrorReason::TransportCancelled, message),
+        // What tonic makes before a handler runs is about the message: undecodable, too large, badly compressed.
+        _ => Failure::new(ErrorReason::TransportMessageRefused, message),
+    })
+}

@@ -195,6 +195,11 @@ impl Database {
         &self.reader
     }
 
+    /// Where to write with one statement, which is a transaction of its own.
+    pub fn writer(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
     /// Begins a transaction that may write. Dropped without a commit, it leaves nothing.
     ///
     /// # Errors
@@ -250,6 +255,47 @@ pub fn sql(
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
     Statement::from_sql_and_values(connection.get_database_backend(), text, values)
+}
+
+/// Inserts rows with as few statements as possible: 37 rows as 32 + 4 + 1, so that only a handful of texts are ever
+/// prepared. `tail` stands after the rows, such as `ON CONFLICT …`.
+///
+/// # Errors
+/// Whatever the database answers; rows before the failing statement are inserted.
+pub async fn insert_rows(
+    connection: &impl ConnectionTrait,
+    table: &str,
+    columns: &[&str],
+    tail: &str,
+    rows: Vec<Vec<Value>>,
+) -> Result<(), DbErr> {
+    let mut rows = rows.into_iter();
+    while rows.len() > 0 {
+        let count = power_of_two_within(rows.len());
+        let text = format!(
+            "INSERT INTO {table} ({}) VALUES {} {tail}",
+            columns.join(", "),
+            rows_of(count, columns.len())
+        );
+        let values: Vec<Value> = rows.by_ref().take(count).flatten().collect();
+        connection.execute_raw(sql(connection, text, values)).await?;
+    }
+    Ok(())
+}
+
+/// The largest power of two that is at most `count`, which is not 0.
+pub fn power_of_two_within(count: usize) -> usize {
+    1 << count.ilog2()
+}
+
+/// The placeholders of so many rows: `($1, $2), ($3, $4)`.
+pub fn rows_of(count: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let places: Vec<String> =
+            (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        format!("({})", places.join(", "))
+    };
+    (0..count).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// A database error is a 503 if the database can't be reached or takes no more, otherwise a bug.
@@ -335,6 +381,22 @@ mod tests {
         let (_directory, database) = open().await;
         database.migrate(MIGRATIONS).await.unwrap();
         assert!(database.reader().execute_unprepared("DELETE FROM thing").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn any_number_of_rows_is_inserted() {
+        let (_directory, database) = open().await;
+        database.migrate(MIGRATIONS).await.unwrap();
+        let rows = (0..37).map(|_| vec![uuid::Uuid::now_v7().into()]).collect();
+        insert_rows(database.writer(), "thing", &["id"], "", rows).await.unwrap();
+        insert_rows(database.writer(), "thing", &["id"], "", Vec::new()).await.unwrap();
+        let rows = database
+            .reader()
+            .query_all_raw(sql(database.reader(), "SELECT id FROM thing", []))
+            .await
+            .unwrap();
+        assert_eq!(rows.len(), 37);
+        assert_eq!(rows_of(2, 2), "($1, $2), ($3, $4)");
     }
 
     #[test]

@@ -220,10 +220,6 @@ impl Refusal {
         if is(ErrorReason::TransportConnectFailed) || is(ErrorReason::TransportBreakerOpen) {
             return Self::NotSent;
         }
-        // The service answered these before it began: the caller may be told to come again.
-        if is(ErrorReason::Overloaded) || is(ErrorReason::ShuttingDown) {
-            return Self::NotSent;
-        }
         match Code::from_i32(info.code) {
             Code::Unavailable
             | Code::DeadlineExceeded
@@ -231,6 +227,7 @@ impl Refusal {
             | Code::Unknown
             | Code::Cancelled
             | Code::Aborted
+            | Code::ResourceExhausted
             | Code::DataLoss => Self::Unknown,
             _ => Self::Reason { info, metadata: error_info.metadata },
         }

@@ -126,10 +126,32 @@ impl Fields {
         Ok(self.number(&format!("{field}.minor_units"), money.minor_units, range))
     }
 
-    /// Done: a failure that names every field that is wrong, if any is.
+    /// Done: the values read, of which one is missing only if it was noted as wrong.
+    ///
+    /// # Errors
+    /// As [`Fields::finish`].
+    pub fn finish_with<T>(self, values: Option<T>) -> Result<T, Failure> {
+        self.finish()?;
+        values.ok_or_else(|| Failure::internal("a value is missing that was not noted as wrong"))
+    }
+
+    /// Done.
+    ///
+    /// # Errors
+    /// `FIELD_INVALID`, naming every field that is wrong.
     pub fn finish(self) -> Result<(), Failure> {
         if self.violations.is_empty() { Ok(()) } else { Err(Failure::fields(self.violations)) }
     }
+}
+
+/// The id in the only field that is to be checked.
+///
+/// # Errors
+/// `FIELD_INVALID` if it is missing or malformed.
+pub fn id<T: Id>(field: &str, value: &str) -> Result<T, Failure> {
+    let mut fields = Fields::new();
+    let id = fields.id(field, value);
+    fields.finish_with(id)
 }
 
 /// A time as the contracts write it.

@@ -127,7 +127,8 @@ mod tests {
         async fn run(&mut self, jobs: Vec<u32>) -> Vec<Result<u32, Failure>> {
             let _ = self.0.send(jobs.len());
             tokio::task::yield_now().await;
-            let answer = |job: u32| if job.is_multiple_of(2) { Ok(job * 2) } else { Err(Failure::internal("odd")) };
+            let answer =
+                |job: u32| if job.is_multiple_of(2) { Ok(job * 2) } else { Err(Failure::internal("odd")) };
             jobs.into_iter().map(answer).collect()
         }
     }

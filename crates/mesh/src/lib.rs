@@ -4,13 +4,14 @@
 //! - a call in: [`server`], with [`context`], [`deadline`], [`auth`], [`failure`]
 //! - a call out: [`client`], with its breaker, retries and balance
 //! - state: [`database`], [`lane`], [`idempotency`], [`page`]
-//! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`telemetry`], [`shutdown`], [`process`]
+//! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`telemetry`], [`shutdown`], [`process`], [`crash`]
 
 pub mod auth;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod crash;
 pub mod database;
 pub mod deadline;
 pub mod failure;

@@ -196,6 +196,7 @@ impl Neighbour {
     ) -> Attempt {
         self.retry_budget.deposit();
         let mut tries = 0;
+        let mut may_have_been_sent = false;
         loop {
             let mut request = Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
             let timeout = if method.streams {
@@ -204,7 +205,12 @@ impl Neighbour {
                 deadline.saturating_duration_since(Instant::now())
             };
             request.headers_mut().insert(deadline::HEADER, deadline::format(timeout));
-            let attempt = self.attempt(method, request).await;
+            let attempt = match self.attempt(method, request).await {
+                // This try was not sent, but an earlier one may have been.
+                Attempt::NotSent(cause) if may_have_been_sent => Attempt::Broken(cause),
+                attempt => attempt,
+            };
+            may_have_been_sent |= matches!(attempt, Attempt::Broken(_));
             tries += 1;
             let may_repeat = match &attempt {
                 Attempt::Answered { .. } => false,

@@ -1,0 +1,8 @@
+//! The concert service as a process of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    mesh::process::run("svc-concert", svc_concert::serve, svc_concert::migrate).await
+}

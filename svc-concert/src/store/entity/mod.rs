@@ -1,0 +1,4 @@
+//! The tables, as rows.
+
+pub(crate) mod concert;
+pub(crate) mod venue;

@@ -1,1 +1,130 @@
-//! .
+//! The booking service: seats, holds and bookings. `serve` is where it is put together.
+
+mod catalog;
+mod checkout;
+mod clients;
+mod domain;
+mod error;
+mod holds;
+mod seats;
+mod service;
+mod store;
+mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use boxoffice_proto::booking::v1::{
+    booking_service_server::BookingServiceServer, hold_service_server::HoldServiceServer,
+    seat_service_server::SeatServiceServer,
+};
+use http::Uri;
+use mesh::{
+    client::Channel,
+    clock::Clock,
+    config::{self, Common},
+    database::Migration,
+    money::Currency,
+    server,
+    shutdown::Shutdown,
+};
+use tokio::net::TcpListener;
+use tonic::{service::Routes, transport::server::TcpIncoming};
+
+use crate::{catalog::Catalog, clients::Neighbours, holds::Holds, seats::Views, store::Store};
+
+/// What the service is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// What every service is told.
+    #[command(flatten)]
+    pub common: Common,
+    /// The currency that tickets are sold in (ISO 4217).
+    #[arg(long, env, default_value = "KRW")]
+    pub currency: Currency,
+    /// Where svc-concert is.
+    #[arg(long, env, default_value = "http://svc-concert:50051")]
+    pub concert_url: Uri,
+    /// Where svc-payment is.
+    #[arg(long, env, default_value = "http://svc-payment:50051")]
+    pub payment_url: Uri,
+    /// How long seats are held; at most 30m.
+    #[arg(long, env, default_value = "10m", value_parser = hold_ttl)]
+    pub hold_ttl: Duration,
+}
+
+fn hold_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = config::duration(text).map_err(|error| error.to_string())?;
+    let is_fine = (Duration::from_secs(1)..=Duration::from_secs(30 * 60)).contains(&ttl);
+    if is_fine { Ok(ttl) } else { Err("must be 1s to 30m".to_owned()) }
+}
+
+/// The history of the schema.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    description: "bookings, claims, refunds",
+    sql: include_str!("migration/0001_initial.sql"),
+}];
+
+/// What every part of the service works with.
+#[derive(Clone)]
+struct Shared {
+    store: Store,
+    holds: Arc<Holds>,
+    catalog: Arc<Catalog>,
+    neighbours: Neighbours,
+    views: Arc<Views>,
+    clock: Clock,
+    currency: Currency,
+    hold_ttl: Duration,
+}
+
+/// Migrates the database and serves until shutdown.
+///
+/// # Errors
+/// If the database can't be used, or the listener breaks.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    clock: Clock,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    let tokens = config.common.service_tokens("booking");
+    let channel = |name, uri| Channel::new(name, uri, Some(tokens.clone()), clock.clone());
+    let neighbours = Neighbours::new(
+        channel("concert", config.concert_url.clone()),
+        channel("payment", config.payment_url.clone()),
+        config.currency,
+    );
+    let shared = Shared {
+        store: Store::new(database),
+        holds: Arc::new(Holds::memory()),
+        catalog: Arc::new(Catalog::new(neighbours.clone())),
+        neighbours,
+        views: Arc::new(Views::default()),
+        clock: clock.clone(),
+        currency: config.currency,
+        hold_ttl: config.hold_ttl,
+    };
+    let routes = Routes::new(SeatServiceServer::new(shared.clone()))
+        .add_service(HoldServiceServer::new(shared.clone()))
+        .add_service(BookingServiceServer::new(shared.clone()));
+    worker::start(&shared, &shutdown);
+
+    let authenticator = config.common.authenticator("booking", &clock, &shutdown);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    server::serve(config.common.server_options("booking"), routes, authenticator, incoming, shutdown).await?;
+    let (batches, jobs) = shared.store.lane_counts();
+    tracing::debug!(lane.batches = batches, lane.jobs = jobs, "hot writes committed");
+    shared.store.close().await;
+    Ok(())
+}
+
+/// Migrates the database.
+///
+/// # Errors
+/// If the database can't be used.
+pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    config.common.open_database(MIGRATIONS, &shutdown).await?.close().await;
+    Ok(())
+}

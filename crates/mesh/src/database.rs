@@ -311,7 +311,8 @@ impl From<DbErr> for Failure {
     }
 }
 
-fn is_unavailable(error: &DbErr) -> bool {
+/// Whether the database can't be reached or takes no more, as against: it refused this statement.
+pub fn is_unavailable(error: &DbErr) -> bool {
     let runtime = match error {
         DbErr::ConnectionAcquire(_) => return true,
         DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => runtime,

@@ -98,6 +98,18 @@ impl Failure {
         self
     }
 
+    /// The same failure for someone else who waited for the same thing; the cause stays with the first.
+    pub fn copy_without_cause(&self) -> Self {
+        Self(Box::new(Details {
+            info: self.0.info,
+            message: self.0.message.clone(),
+            metadata: self.0.metadata.clone(),
+            violations: self.0.violations.clone(),
+            retry_after: self.0.retry_after,
+            cause: None,
+        }))
+    }
+
     /// What the contract says about the reason.
     pub fn info(&self) -> &'static ReasonInfo {
         self.0.info

@@ -1,0 +1,254 @@
+//! The saga of a booking: claim → pay → confirm, three commits. Its state is columns of the booking's row, so whoever
+//! finds the row can go on with it; every write carries the lease's epoch, so whoever lost the lease writes nothing.
+//!
+//! No lock or transaction is held across a call. Seats in `holds` are settled after the database.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use mesh::{
+    context::Context,
+    crash,
+    id::{BookingId, HoldId, UserId},
+};
+
+use crate::{
+    Shared,
+    domain::{
+        booking::{Booking, Lease, PaymentFailure, State, Step},
+        hold::{self, Hold},
+        sale::Sale,
+    },
+    error::Error,
+    store::{Conflict, LEASE, NewBooking},
+};
+
+/// What a booking that can't be paid right now adds to its hold.
+const KEPT_WHILE_DOWN: TimeDelta = TimeDelta::minutes(5);
+/// How long a hold is kept at least while it is being booked.
+const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(60);
+/// How long the fan waits for the outcome before hearing PAYING.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a refund is waited for.
+const REFUND_PATIENCE: Duration = Duration::from_secs(4);
+
+/// A fan's wish to book a hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    pub(crate) fan: UserId,
+    pub(crate) hold: HoldId,
+    pub(crate) request_key: String,
+    pub(crate) fingerprint: [u8; 32],
+}
+
+/// What the fan is told.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) booking: Booking,
+    /// Whether the same key had booked it before.
+    pub(crate) is_replay: bool,
+}
+
+impl Shared {
+    /// Books a hold.
+    pub(crate) async fn book(&self, order: Order) -> Result<Outcome, Error> {
+        if !hold::belongs_to(order.hold, order.fan) {
+            return Err(Error::HoldNotFound);
+        }
+        let now = self.clock.now();
+        let Some(hold) = self.holds.extend(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
+            return self.explain_missing_hold(order).await;
+        };
+        if self.neighbours.is_payment_refusing() {
+            self.holds.extend(hold.id, now + KEPT_WHILE_DOWN, now).await;
+            return Err(Error::PaymentFailed { failure: PaymentFailure::Unavailable, booking: None });
+        }
+        let sale = self.catalog.find(hold.concert).await?;
+        if sale.is_cancelled {
+            return Err(crate::domain::sale::NotOnSale::Cancelled.into());
+        }
+        self.catalog.begin_sale(hold.concert).await?;
+
+        let booking = new_booking(&hold, &sale, now);
+        let new = NewBooking {
+            booking: booking.clone(),
+            hold: hold.id,
+            request_key: order.request_key.clone(),
+            fingerprint: order.fingerprint,
+            seat_limit: sale.max_seats_per_fan,
+        };
+        crash::point("booking.claim.before");
+        if let Err(conflict) = self.store.claim(new).await? {
+            return self.explain_conflict(conflict, &hold, &sale, &order).await;
+        }
+        crash::point("booking.claim.after");
+
+        // The work goes on when the caller stops waiting: the row is there now.
+        let work = {
+            let (shared, booking, hold) = (self.clone(), booking.clone(), hold.id);
+            let context = Context::current().without_deadline();
+            tokio::spawn(context.scope(async move { shared.run(booking, Some(hold)).await }))
+        };
+        let booking = match tokio::time::timeout(PATIENCE, work).await {
+            Ok(Ok(Ok(settled))) => settled,
+            // Too slow, or the database went away: the row says PAYING, and a worker goes on.
+            Ok(Ok(Err(_)) | Err(_)) | Err(_) => booking,
+        };
+        match booking.failure {
+            Some(failure) => Err(Error::PaymentFailed { failure, booking: Some(booking.id) }),
+            None => Ok(Outcome { booking, is_replay: false }),
+        }
+    }
+
+    /// Goes on with a booking until nothing is left to do, or until it has to wait. `hold` is what its seats are kept by,
+    /// if that is known. The booking as it is then.
+    pub(crate) async fn run(&self, mut booking: Booking, hold: Option<HoldId>) -> Result<Booking, Error> {
+        let seats: Vec<u32> = booking.seats.iter().map(|seat| seat.ordinal).collect();
+        let mut step = booking.first_step(self.clock.now());
+        loop {
+            step = match step {
+                Step::Charge => {
+                    crash::point("booking.charge.before");
+                    let charge = self.neighbours.charge(&booking).await;
+                    crash::point("booking.charge.after");
+                    // Whoever comes back to a booking can't know whether an earlier charge was sent.
+                    let may_have_been_sent = hold.is_none();
+                    match charge.next() {
+                        Step::Fail(PaymentFailure::Unavailable) if may_have_been_sent => Step::Wait,
+                        next => next,
+                    }
+                }
+                Step::Void => self.neighbours.void(&booking).await.next(),
+                Step::Confirm => {
+                    crash::point("booking.confirm.before");
+                    if !self.store.confirm(&booking).await? {
+                        return self.store.find_own(booking.fan, booking.id).await;
+                    }
+                    crash::point("booking.confirm.after");
+                    self.holds.settle(booking.concert, booking.fan, &seats, hold).await;
+                    booking.state = State::Confirmed;
+                    return Ok(booking);
+                }
+                Step::Fail(failure) => {
+                    crash::point("booking.fail.before");
+                    if !self.store.fail(&booking, failure).await? {
+                        return self.store.find_own(booking.fan, booking.id).await;
+                    }
+                    crash::point("booking.fail.after");
+                    if hold.is_none() {
+                        self.holds.free(booking.concert, booking.fan, &seats).await;
+                    }
+                    booking.state = State::Failed;
+                    booking.failure = Some(failure);
+                    return Ok(booking);
+                }
+                Step::Wait => {
+                    // The seats are the fan's until it is known: nobody else is to be offered them.
+                    self.holds.settle(booking.concert, booking.fan, &seats, hold).await;
+                    return Ok(booking);
+                }
+            };
+        }
+    }
+
+    /// Cancels a booking and gives its price back. A refund that fails now is made later by a worker.
+    pub(crate) async fn cancel(&self, fan: UserId, id: BookingId, key: &str) -> Result<Outcome, Error> {
+        crash::point("booking.cancel.before");
+        let cancelled = self.store.cancel(fan, id, key, self.clock.now()).await?;
+        crash::point("booking.cancel.after");
+        let booking = cancelled.booking;
+        if !cancelled.is_replay {
+            let seats: Vec<u32> = booking.seats.iter().map(|seat| seat.ordinal).collect();
+            self.holds.free(booking.concert, fan, &seats).await;
+        }
+        let work = {
+            let shared = self.clone();
+            let context = Context::current().without_deadline();
+            tokio::spawn(context.scope(async move { shared.make_refunds(Some(id)).await }))
+        };
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(REFUND_PATIENCE, work).await {
+            tracing::warn!(booking.id = %id, %error, "a refund is left to the worker");
+        }
+        let booking = self.store.find_own(fan, id).await?;
+        Ok(Outcome { booking, is_replay: cancelled.is_replay })
+    }
+
+    /// Makes the refunds that are to be made; of one booking, if it is named. How many were made.
+    pub(crate) async fn make_refunds(&self, booking: Option<BookingId>) -> Result<usize, Error> {
+        let mut made = 0;
+        for refund in self.store.list_refunds_to_do(booking).await? {
+            crash::point("booking.refund.before");
+            match self.neighbours.refund(refund).await {
+                Ok(()) => {
+                    crash::point("booking.refund.after");
+                    self.store.finish_refund(refund).await?;
+                    made += 1;
+                }
+                Err(status) => {
+                    tracing::warn!(booking.id = %refund.booking, error = %status, "a refund has to wait");
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// A fan's hold that is not there: it was booked by this key before, or by another one, or it has expired.
+    async fn explain_missing_hold(&self, order: Order) -> Result<Outcome, Error> {
+        if let Some((booking, fingerprint)) = self.store.find_by_key(order.fan, &order.request_key).await? {
+            return self.replay(booking, &fingerprint, &order);
+        }
+        match self.store.find_by_hold(order.hold).await? {
+            Some(booking) => Err(Error::HoldBooked(booking)),
+            None => Err(Error::HoldExpired),
+        }
+    }
+
+    async fn explain_conflict(
+        &self,
+        conflict: Conflict,
+        hold: &Hold,
+        sale: &Sale,
+        order: &Order,
+    ) -> Result<Outcome, Error> {
+        match conflict {
+            Conflict::Replay { booking, fingerprint } => self.replay(*booking, &fingerprint, order),
+            Conflict::HoldBooked(booking) => Err(Error::HoldBooked(booking)),
+            Conflict::LimitExceeded { remaining } => {
+                Err(Error::SeatLimitExceeded { limit: sale.max_seats_per_fan, remaining })
+            }
+            Conflict::SeatTaken(seats) => {
+                // The hold promised seats that are sold, as holds were lost meanwhile: it is worth nothing.
+                self.holds.release(hold.id, self.clock.now()).await;
+                self.forget_stale_seats(hold.concert, &seats).await;
+                Err(Error::SeatTaken(seats.iter().map(|seat| sale.layout.seat_id(*seat)).collect()))
+            }
+        }
+    }
+
+    /// What a key that comes again is told.
+    fn replay(&self, booking: Booking, fingerprint: &[u8], order: &Order) -> Result<Outcome, Error> {
+        if fingerprint != order.fingerprint {
+            return Err(Error::KeyReused);
+        }
+        if booking.state == State::Paying && booking.lease.until > self.clock.now() {
+            return Err(Error::InProgress);
+        }
+        Ok(Outcome { booking, is_replay: true })
+    }
+}
+
+fn new_booking(hold: &Hold, sale: &Sale, now: chrono::DateTime<chrono::Utc>) -> Booking {
+    let seats: Vec<_> = hold.seats.iter().map(|seat| sale.layout.seat(*seat)).collect();
+    Booking {
+        id: BookingId::new(),
+        fan: hold.fan,
+        concert: hold.concert,
+        state: State::Paying,
+        total: seats.iter().map(|seat| seat.price).sum(),
+        seats,
+        refunded: 0,
+        failure: None,
+        create_time: now,
+        lease: Lease { epoch: 1, until: now + LEASE },
+    }
+}

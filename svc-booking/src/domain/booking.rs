@@ -1,0 +1,176 @@
+//! A booking and its saga: claim → pay → confirm. `next` says what is to be done; who does it is `checkout`.
+
+use chrono::{DateTime, Utc};
+use mesh::id::{BookingId, ConcertId, UserId};
+
+use super::layout::Seat;
+
+/// A fan's purchase of seats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Booking {
+    pub(crate) id: BookingId,
+    pub(crate) fan: UserId,
+    pub(crate) concert: ConcertId,
+    pub(crate) state: State,
+    pub(crate) seats: Vec<Seat>,
+    /// In minor units, as are all amounts.
+    pub(crate) total: i64,
+    pub(crate) refunded: i64,
+    pub(crate) failure: Option<PaymentFailure>,
+    pub(crate) create_time: DateTime<Utc>,
+    pub(crate) lease: Lease,
+}
+
+/// Who works on a booking. Every write of its saga carries the epoch, so that whoever lost the lease writes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) epoch: i32,
+    pub(crate) until: DateTime<Utc>,
+}
+
+/// Where a booking stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Paying,
+    Confirmed,
+    Failed,
+    Cancelled,
+}
+
+/// Why a booking failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PaymentFailure {
+    InsufficientBalance,
+    Declined,
+    /// It was surely not sent.
+    Unavailable,
+    /// It was undone, as it was not finished in time.
+    TimedOut,
+}
+
+/// What came of asking for the payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Charge {
+    Captured,
+    Refused(PaymentFailure),
+    /// It may have been taken, or may be yet: ask again by the same key.
+    Unknown,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask for the payment, by the booking's id.
+    Charge,
+    /// Make sure that it is never taken: it has been unknown for too long for the fan to still expect it.
+    Void,
+    /// Write that it is paid.
+    Confirm,
+    /// Write that it failed, and give the seats back.
+    Fail(PaymentFailure),
+    /// Leave it to whoever comes next.
+    Wait,
+}
+
+/// How long after its making a booking may still be charged, in seconds: as long as a hold.
+pub(crate) const CHARGE_WINDOW_SECONDS: i64 = 600;
+
+impl Booking {
+    /// What to do first with a booking that is PAYING.
+    pub(crate) fn first_step(&self, now: DateTime<Utc>) -> Step {
+        if (now - self.create_time).num_seconds() < CHARGE_WINDOW_SECONDS { Step::Charge } else { Step::Void }
+    }
+}
+
+impl Charge {
+    /// What follows from the answer to a charge or a void.
+    pub(crate) fn next(self) -> Step {
+        match self {
+            Self::Captured => Step::Confirm,
+            Self::Refused(why) => Step::Fail(why),
+            Self::Unknown => Step::Wait,
+        }
+    }
+}
+
+impl State {
+    /// As kept in the database.
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::Paying => 1,
+            // 2 is kept for AWAITING_APPROVAL.
+            Self::Confirmed => 3,
+            Self::Failed => 4,
+            Self::Cancelled => 5,
+        }
+    }
+
+    /// The state with this number, if it is one.
+    pub(crate) fn from_number(number: i16) -> Option<Self> {
+        [Self::Paying, Self::Confirmed, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.number() == number)
+    }
+}
+
+impl PaymentFailure {
+    /// As kept in the database.
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::InsufficientBalance => 1,
+            Self::Declined => 2,
+            Self::Unavailable => 3,
+            Self::TimedOut => 4,
+        }
+    }
+
+    /// The failure with this number, if it is one.
+    pub(crate) fn from_number(number: i16) -> Option<Self> {
+        [Self::InsufficientBalance, Self::Declined, Self::Unavailable, Self::TimedOut]
+            .into_iter()
+            .find(|failure| failure.number() == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_unknown_is_undone_and_not_charged_late() {
+        let create_time = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let booking = Booking {
+            id: BookingId::new(),
+            fan: UserId::new(),
+            concert: ConcertId::new(),
+            state: State::Paying,
+            seats: Vec::new(),
+            total: 100,
+            refunded: 0,
+            failure: None,
+            create_time,
+            lease: Lease { epoch: 1, until: create_time },
+        };
+        assert_eq!(booking.first_step(create_time), Step::Charge);
+        assert_eq!(
+            booking.first_step(create_time + chrono::TimeDelta::seconds(CHARGE_WINDOW_SECONDS)),
+            Step::Void
+        );
+    }
+
+    #[test]
+    fn only_a_capture_confirms_and_only_a_refusal_fails() {
+        assert_eq!(Charge::Captured.next(), Step::Confirm);
+        assert_eq!(Charge::Unknown.next(), Step::Wait);
+        assert_eq!(Charge::Refused(PaymentFailure::Declined).next(), Step::Fail(PaymentFailure::Declined));
+    }
+
+    #[test]
+    fn numbers_survive_the_database() {
+        for number in 0..10 {
+            assert!(State::from_number(number).is_none_or(|state| state.number() == number));
+            assert!(PaymentFailure::from_number(number).is_none_or(|failure| failure.number() == number));
+        }
+        assert_eq!(State::from_number(State::Cancelled.number()), Some(State::Cancelled));
+    }
+}

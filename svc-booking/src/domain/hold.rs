@@ -1,0 +1,86 @@
+//! A hold: seats kept for a fan for a while.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mesh::id::{ConcertId, HoldId, Id, UserId};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::layout::Ordinal;
+
+/// How long a hold may live in all, however often it is extended.
+pub(crate) const MAX_LIFE: TimeDelta = TimeDelta::minutes(30);
+/// Seats in a hold at the most.
+pub(crate) const MAX_SEATS: usize = 10;
+
+/// Seats kept for a fan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) id: HoldId,
+    pub(crate) concert: ConcertId,
+    pub(crate) fan: UserId,
+    /// In the order in which they were given.
+    pub(crate) seats: Vec<Ordinal>,
+    pub(crate) is_adjacent: bool,
+    pub(crate) create_time: DateTime<Utc>,
+    pub(crate) expire_time: DateTime<Utc>,
+}
+
+impl Hold {
+    /// Moves the end later, within the longest life; never earlier.
+    pub(crate) fn extend(&mut self, until: DateTime<Utc>) {
+        self.expire_time = self.expire_time.max(until.min(self.create_time + MAX_LIFE));
+    }
+}
+
+/// A new hold's id. Its last four bytes are a mark of the fan: when a hold is gone (holds may be lost), the id still
+/// tells whether it was this fan's, and so whether the answer is "expired" or "not found".
+pub(crate) fn new_id(fan: UserId) -> HoldId {
+    let mut bytes = *HoldId::new().uuid().as_bytes();
+    let mark = mark(&bytes, fan);
+    bytes[12..].copy_from_slice(&mark);
+    HoldId::from_uuid(Uuid::from_bytes(bytes))
+}
+
+/// Whether a hold is, or was, this fan's.
+pub(crate) fn belongs_to(hold: HoldId, fan: UserId) -> bool {
+    let uuid = hold.uuid();
+    uuid.as_bytes()[12..] == mark(uuid.as_bytes(), fan)
+}
+
+fn mark(bytes: &[u8; 16], fan: UserId) -> [u8; 4] {
+    let hash = Sha256::new().chain_update(&bytes[..12]).chain_update(fan.uuid()).finalize();
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_whose_it_was() {
+        let (fan, other) = (UserId::new(), UserId::new());
+        let id = new_id(fan);
+        assert!(belongs_to(id, fan));
+        assert!(!belongs_to(id, other));
+        assert!(!belongs_to(HoldId::new(), fan));
+        assert_eq!(id.uuid().get_version_num(), 7);
+    }
+
+    #[test]
+    fn the_end_only_moves_later_and_not_without_limit() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let mut hold = Hold {
+            id: HoldId::new(),
+            concert: ConcertId::new(),
+            fan: UserId::new(),
+            seats: vec![1],
+            is_adjacent: true,
+            create_time: now,
+            expire_time: now + TimeDelta::minutes(10),
+        };
+        hold.extend(now + TimeDelta::minutes(5));
+        assert_eq!(hold.expire_time, now + TimeDelta::minutes(10));
+        hold.extend(now + TimeDelta::hours(2));
+        assert_eq!(hold.expire_time, now + MAX_LIFE);
+    }
+}

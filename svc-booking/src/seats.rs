@@ -1,0 +1,119 @@
+//! What the service knows of seats: loaded from the database when first asked for, and shown as of a moment ago.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use mesh::id::{ConcertId, UserId};
+use tokio::time::Instant;
+
+use crate::{
+    Shared,
+    domain::{layout::Ordinal, sale::Sale},
+    error::Error,
+    holds::{Granted, SeatState, Snapshot, Wish},
+};
+
+/// How old a view of the seats may be: it is made at most five times a second.
+const VIEW_AGE: Duration = Duration::from_millis(200);
+/// Views kept; when there are more, it starts anew.
+const VIEWS: usize = 1024;
+
+/// All seats of a concert, as of a moment ago.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// As of which revision.
+    pub(crate) revision: String,
+    /// The sections in layout order: available places, and a letter a seat (none for a standing area).
+    pub(crate) sections: Vec<(u32, String)>,
+}
+
+/// The views made lately.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    made: Mutex<HashMap<ConcertId, (Instant, Arc<View>)>>,
+    /// One concert is loaded at a time: many who ask at once are one load.
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    /// A concert's seats, loaded if they were not.
+    pub(crate) async fn snapshot(&self, sale: &Sale) -> Result<Snapshot, Error> {
+        loop {
+            if let Some(snapshot) = self.holds.snapshot(sale.concert).await {
+                return Ok(snapshot);
+            }
+            self.load(sale).await?;
+        }
+    }
+
+    /// Keeps the seats of a wish, after loading the concert's if they were not.
+    pub(crate) async fn grant(&self, sale: &Sale, wish: Wish) -> Result<Granted, Error> {
+        loop {
+            match self.holds.hold(wish.clone(), self.clock.now()).await {
+                Granted::NotLoaded => self.load(sale).await?,
+                granted => return Ok(granted),
+            }
+        }
+    }
+
+    /// Makes a concert's sold seats known to `holds`.
+    pub(crate) async fn load(&self, sale: &Sale) -> Result<(), Error> {
+        let _one_at_a_time = self.views.loading.lock().await;
+        if self.holds.watch(sale.concert).await.is_some() {
+            return Ok(());
+        }
+        let sold = self.store.find_sold(sale.concert, sale.layout.places()).await?;
+        tracing::info!(concert.id = %sale.concert, seats.sold = sold.seats.len(), "seats loaded");
+        self.holds.load(sale.concert, sold).await;
+        Ok(())
+    }
+
+    /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.
+    pub(crate) async fn forget_stale_seats(&self, concert: ConcertId, seats: &[Ordinal]) {
+        self.holds.settle(concert, UserId::new(), seats, None).await;
+    }
+
+    /// A concert's seats as of a moment ago.
+    pub(crate) async fn view(&self, sale: &Sale) -> Result<Arc<View>, Error> {
+        if let Some((made, view)) = self.views.lock().get(&sale.concert)
+            && made.elapsed() < VIEW_AGE
+        {
+            return Ok(Arc::clone(view));
+        }
+        let snapshot = self.snapshot(sale).await?;
+        let view = Arc::new(View::of(sale, &snapshot));
+        let mut made = self.views.lock();
+        if made.len() >= VIEWS {
+            made.clear();
+        }
+        made.insert(sale.concert, (Instant::now(), Arc::clone(&view)));
+        Ok(view)
+    }
+}
+
+impl Views {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ConcertId, (Instant, Arc<View>)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    fn of(sale: &Sale, snapshot: &Snapshot) -> Self {
+        let sections = sale.layout.sections.iter().map(|section| {
+            let range = section.range();
+            let states = &snapshot.states[range.start as usize..range.end as usize];
+            let available = states.iter().filter(|state| **state == SeatState::Available).count() as u32;
+            let letters = match section.arrangement {
+                crate::domain::layout::Arrangement::Seated { .. } => {
+                    states.iter().map(|state| *state as u8 as char).collect()
+                }
+                crate::domain::layout::Arrangement::Standing { .. } => String::new(),
+            };
+            (available, letters)
+        });
+        Self { revision: snapshot.revision.to_string(), sections: sections.collect() }
+    }
+}

@@ -1,0 +1,5 @@
+//! The gRPC adapters: decode and check, one call, encode.
+
+mod bookings;
+mod holds;
+mod seats;

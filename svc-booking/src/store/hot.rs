@@ -1,0 +1,327 @@
+//! The hot writes: claim, confirm and fail, in a lane. A batch is a transaction of a few set-based statements; if one of
+//! its jobs is in conflict with what is there, the batch is done again job by job, each behind a savepoint.
+
+use mesh::{
+    Failure,
+    database::{Database, insert_rows, is_unavailable, power_of_two_within, rows_of, sql},
+    id::{BookingId, ConcertId, HoldId, Id, UserId},
+    lane::Work,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait, Value};
+use std::collections::{BTreeMap, HashSet};
+
+use super::{find_by_hold, find_by_key, seats_json};
+use crate::domain::{
+    booking::{Booking, PaymentFailure, State},
+    layout::Ordinal,
+};
+
+/// A booking to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct NewBooking {
+    pub(crate) booking: Booking,
+    pub(crate) hold: HoldId,
+    pub(crate) request_key: String,
+    pub(crate) fingerprint: [u8; 32],
+    /// Seats of the concert that the fan may have.
+    pub(crate) seat_limit: u32,
+}
+
+/// What the lane does.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Makes a booking and claims its seats.
+    Claim(Box<NewBooking>),
+    /// Writes that a booking is paid.
+    Confirm { booking: BookingId, epoch: i32 },
+    /// Writes that a booking failed, and gives its seats back.
+    Fail { booking: Box<Booking>, failure: PaymentFailure },
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    /// Someone else has the lease, or the booking is no longer PAYING: nothing was written.
+    Fenced,
+    /// The claim is in conflict: nothing was written.
+    Conflict(Conflict),
+}
+
+/// Why a claim is refused.
+#[derive(Debug)]
+pub(crate) enum Conflict {
+    /// The fan's key has made a booking before.
+    Replay { booking: Box<Booking>, fingerprint: Vec<u8> },
+    /// The hold has become a booking.
+    HoldBooked(BookingId),
+    /// These seats are sold.
+    SeatTaken(Vec<Ordinal>),
+    /// The fan has too many seats.
+    LimitExceeded { remaining: u32 },
+}
+
+/// The lane's work.
+pub(super) struct HotWrites {
+    pub(super) database: Database,
+}
+
+impl Work for HotWrites {
+    type Job = Job;
+    type Answer = Answer;
+
+    async fn run(&mut self, jobs: Vec<Job>) -> Vec<Result<Answer, Failure>> {
+        let together = self.run_together(&jobs).await;
+        let outcome = match together {
+            Err(error) if !is_unavailable(&error) => self.run_one_by_one(&jobs).await,
+            outcome => outcome.map(|answers| answers.into_iter().map(Ok).collect()),
+        };
+        outcome.unwrap_or_else(|error| {
+            // One cause, told to everyone who waits.
+            let cause = error.to_string();
+            let info = Failure::from(error);
+            jobs.iter().map(|_| Err(info.copy_without_cause().caused_by(cause.clone()))).collect()
+        })
+    }
+}
+
+impl HotWrites {
+    async fn run_together(&self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
+        let transaction = self.database.begin().await?;
+        let answers = write(&transaction, &jobs.iter().collect::<Vec<_>>()).await?;
+        transaction.commit().await?;
+        Ok(answers)
+    }
+
+    async fn run_one_by_one(&self, jobs: &[Job]) -> Result<Vec<Result<Answer, Failure>>, DbErr> {
+        let transaction = self.database.begin().await?;
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let savepoint = transaction.begin().await?;
+            let answer = match write(&savepoint, &[job]).await {
+                Ok(mut answers) => {
+                    savepoint.commit().await?;
+                    Ok(answers.remove(0))
+                }
+                Err(error) => {
+                    savepoint.rollback().await?;
+                    match job {
+                        Job::Claim(new) if !is_unavailable(&error) => {
+                            match diagnose(&transaction, new).await? {
+                                Some(conflict) => Ok(Answer::Conflict(conflict)),
+                                None => Err(Failure::internal(error)),
+                            }
+                        }
+                        _ => Err(Failure::from(error)),
+                    }
+                }
+            };
+            answers.push(answer);
+        }
+        transaction.commit().await?;
+        Ok(answers)
+    }
+}
+
+/// Does the jobs of a batch in a transaction: claims first, then confirms, then failures.
+async fn write(transaction: &DatabaseTransaction, jobs: &[&Job]) -> Result<Vec<Answer>, DbErr> {
+    let claims: Vec<&NewBooking> = jobs
+        .iter()
+        .filter_map(|job| match job {
+            Job::Claim(new) => Some(&**new),
+            _ => None,
+        })
+        .collect();
+    let confirms: Vec<(BookingId, i32)> = jobs
+        .iter()
+        .filter_map(|job| match job {
+            Job::Confirm { booking, epoch } => Some((*booking, *epoch)),
+            _ => None,
+        })
+        .collect();
+    claim(transaction, &claims).await?;
+    let confirmed = confirm(transaction, &confirms).await?;
+    let mut answers = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let is_done = match job {
+            Job::Claim(_) => true,
+            Job::Confirm { booking, .. } => confirmed.contains(&booking.uuid()),
+            Job::Fail { booking, failure } => fail(transaction, booking, *failure).await?,
+        };
+        answers.push(if is_done { Answer::Done } else { Answer::Fenced });
+    }
+    Ok(answers)
+}
+
+async fn claim(transaction: &DatabaseTransaction, claims: &[&NewBooking]) -> Result<(), DbErr> {
+    // Sorted, so that two transactions lock rows in the same order.
+    let mut fans: BTreeMap<(ConcertId, UserId), (usize, u32)> = BTreeMap::new();
+    let mut seats: Vec<(ConcertId, Ordinal, BookingId)> = Vec::new();
+    for new in claims {
+        let booking = &new.booking;
+        let fan = fans.entry((booking.concert, booking.fan)).or_insert((0, new.seat_limit));
+        fan.0 += booking.seats.len();
+        seats.extend(booking.seats.iter().map(|seat| (booking.concert, seat.ordinal, booking.id)));
+    }
+    seats.sort_unstable();
+    let fan_rows = fans.into_iter().map(|((concert, fan), (count, limit))| {
+        vec![concert.uuid().into(), fan.uuid().into(), (count as i32).into(), (limit as i32).into()]
+    });
+    insert_rows(
+        transaction,
+        "fan_seats",
+        &["concert", "fan", "seats", "seat_limit"],
+        "ON CONFLICT (concert, fan) DO UPDATE
+         SET seats = fan_seats.seats + excluded.seats, seat_limit = excluded.seat_limit",
+        fan_rows.collect(),
+    )
+    .await?;
+    let columns = [
+        "id",
+        "fan",
+        "concert",
+        "hold",
+        "request_key",
+        "fingerprint",
+        "state",
+        "lease_epoch",
+        "lease_until",
+        "seats",
+        "total",
+        "create_time",
+    ];
+    insert_rows(transaction, "booking", &columns, "", claims.iter().map(|new| booking_row(new)).collect())
+        .await?;
+    let seat_rows = seats.into_iter().map(|(concert, seat, booking)| {
+        vec![concert.uuid().into(), (seat as i32).into(), booking.uuid().into()]
+    });
+    insert_rows(transaction, "claim", &["concert", "seat", "booking"], "", seat_rows.collect()).await
+}
+
+fn booking_row(new: &NewBooking) -> Vec<Value> {
+    let booking = &new.booking;
+    vec![
+        booking.id.uuid().into(),
+        booking.fan.uuid().into(),
+        booking.concert.uuid().into(),
+        new.hold.uuid().into(),
+        new.request_key.clone().into(),
+        new.fingerprint.to_vec().into(),
+        booking.state.number().into(),
+        booking.lease.epoch.into(),
+        booking.lease.until.into(),
+        seats_json(&booking.seats).into(),
+        booking.total.into(),
+        booking.create_time.into(),
+    ]
+}
+
+/// Confirms bookings; which of them were PAYING under the lease.
+async fn confirm(
+    transaction: &DatabaseTransaction,
+    mut confirms: &[(BookingId, i32)],
+) -> Result<HashSet<uuid::Uuid>, DbErr> {
+    let mut confirmed = HashSet::with_capacity(confirms.len());
+    while !confirms.is_empty() {
+        let (now, later) = confirms.split_at(power_of_two_within(confirms.len()));
+        confirms = later;
+        let text = format!(
+            "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN (VALUES {}) RETURNING id",
+            State::Confirmed.number(),
+            State::Paying.number(),
+            rows_of(now.len(), 2),
+        );
+        let values: Vec<Value> =
+            now.iter().flat_map(|(booking, epoch)| [booking.uuid().into(), (*epoch).into()]).collect();
+        for row in transaction.query_all_raw(sql(transaction, text, values)).await? {
+            confirmed.insert(row.try_get("", "id")?);
+        }
+    }
+    Ok(confirmed)
+}
+
+async fn fail(
+    transaction: &DatabaseTransaction,
+    booking: &Booking,
+    failure: PaymentFailure,
+) -> Result<bool, DbErr> {
+    let updated = transaction
+        .execute_raw(sql(
+            transaction,
+            "UPDATE booking SET state = $1, failure = $2, hold = NULL, request_key = NULL
+             WHERE id = $3 AND lease_epoch = $4 AND state = $5",
+            [
+                State::Failed.number().into(),
+                failure.number().into(),
+                booking.id.uuid().into(),
+                booking.lease.epoch.into(),
+                State::Paying.number().into(),
+            ],
+        ))
+        .await?;
+    if updated.rows_affected() == 0 {
+        return Ok(false);
+    }
+    release_claims(transaction, booking).await?;
+    Ok(true)
+}
+
+/// Gives the seats of a booking back.
+pub(super) async fn release_claims(
+    transaction: &DatabaseTransaction,
+    booking: &Booking,
+) -> Result<(), DbErr> {
+    for seat in &booking.seats {
+        transaction
+            .execute_raw(sql(
+                transaction,
+                "DELETE FROM claim WHERE concert = $1 AND seat = $2 AND booking = $3",
+                [booking.concert.uuid().into(), (seat.ordinal as i32).into(), booking.id.uuid().into()],
+            ))
+            .await?;
+    }
+    transaction
+        .execute_raw(sql(
+            transaction,
+            "UPDATE fan_seats SET seats = seats - $1 WHERE concert = $2 AND fan = $3",
+            [(booking.seats.len() as i32).into(), booking.concert.uuid().into(), booking.fan.uuid().into()],
+        ))
+        .await?;
+    Ok(())
+}
+
+/// Finds out what a claim is in conflict with.
+async fn diagnose(connection: &DatabaseTransaction, new: &NewBooking) -> Result<Option<Conflict>, DbErr> {
+    let booking = &new.booking;
+    if let Some((booking, fingerprint)) = find_by_key(connection, booking.fan, &new.request_key).await? {
+        return Ok(Some(Conflict::Replay { booking: Box::new(booking), fingerprint }));
+    }
+    if let Some(booking) = find_by_hold(connection, new.hold).await? {
+        return Ok(Some(Conflict::HoldBooked(booking)));
+    }
+    let mut taken = Vec::new();
+    for seat in &booking.seats {
+        let statement = sql(
+            connection,
+            "SELECT booking FROM claim WHERE concert = $1 AND seat = $2",
+            [booking.concert.uuid().into(), (seat.ordinal as i32).into()],
+        );
+        if connection.query_one_raw(statement).await?.is_some() {
+            taken.push(seat.ordinal);
+        }
+    }
+    if !taken.is_empty() {
+        return Ok(Some(Conflict::SeatTaken(taken)));
+    }
+    let statement = sql(
+        connection,
+        "SELECT seats FROM fan_seats WHERE concert = $1 AND fan = $2",
+        [booking.concert.uuid().into(), booking.fan.uuid().into()],
+    );
+    let has: i32 = match connection.query_one_raw(statement).await? {
+        Some(row) => row.try_get("", "seats")?,
+        None => 0,
+    };
+    let remaining = new.seat_limit.saturating_sub(has.max(0) as u32);
+    Ok((booking.seats.len() as u32 > remaining).then_some(Conflict::LimitExceeded { remaining }))
+}

@@ -1,0 +1,338 @@
+//! Bookings in the database: functions named for what they mean, each one transaction. Reads take who reads.
+
+mod hot;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mesh::{
+    Failure,
+    database::{Database, sql},
+    id::{BookingId, ConcertId, HoldId, Id, RefundId, UserId},
+    lane::Lane,
+    page::Page,
+};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use uuid::Uuid;
+
+use self::hot::{Answer, HotWrites, Job};
+pub(crate) use self::hot::{Conflict, NewBooking};
+use crate::{
+    domain::{
+        booking::{Booking, Lease, PaymentFailure, State},
+        layout::Seat,
+    },
+    error::Error,
+    holds::Sold,
+};
+
+/// How long whoever works on a booking has it for itself.
+pub(crate) const LEASE: TimeDelta = TimeDelta::seconds(5);
+
+const COLUMNS: &str =
+    "id, fan, concert, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
+
+/// The bookings.
+#[derive(Clone)]
+pub(crate) struct Store {
+    database: Database,
+    hot: Lane<HotWrites>,
+}
+
+/// Money to be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refund {
+    pub(crate) id: RefundId,
+    pub(crate) booking: BookingId,
+    /// In minor units.
+    pub(crate) amount: i64,
+}
+
+/// What came of a cancellation.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    pub(crate) booking: Booking,
+    /// Whether the same key had cancelled it before.
+    pub(crate) is_replay: bool,
+}
+
+impl Store {
+    pub(crate) fn new(database: Database) -> Self {
+        let hot = Lane::start(HotWrites { database: database.clone() });
+        Self { database, hot }
+    }
+
+    /// Batches committed by the lane, and jobs in them.
+    pub(crate) fn lane_counts(&self) -> (u64, u64) {
+        self.hot.counts()
+    }
+
+    pub(crate) async fn close(self) {
+        self.database.close().await;
+    }
+
+    /// Makes a booking and claims its seats: all of it, or nothing and why.
+    pub(crate) async fn claim(&self, new: NewBooking) -> Result<Result<(), Conflict>, Failure> {
+        match self.hot.submit(Job::Claim(Box::new(new))).await? {
+            Answer::Done => Ok(Ok(())),
+            Answer::Conflict(conflict) => Ok(Err(conflict)),
+            Answer::Fenced => Err(Failure::internal("a claim has no lease to lose")),
+        }
+    }
+
+    /// Writes that a booking is paid, if the lease is still ours. Whether it was.
+    pub(crate) async fn confirm(&self, booking: &Booking) -> Result<bool, Failure> {
+        let job = Job::Confirm { booking: booking.id, epoch: booking.lease.epoch };
+        Ok(matches!(self.hot.submit(job).await?, Answer::Done))
+    }
+
+    /// Writes that a booking failed and gives its seats back, if the lease is still ours. Whether it was.
+    pub(crate) async fn fail(&self, booking: &Booking, failure: PaymentFailure) -> Result<bool, Failure> {
+        let job = Job::Fail { booking: Box::new(booking.clone()), failure };
+        Ok(matches!(self.hot.submit(job).await?, Answer::Done))
+    }
+
+    /// A booking of a fan.
+    pub(crate) async fn find_own(&self, fan: UserId, id: BookingId) -> Result<Booking, Error> {
+        let booking = find(self.database.reader(), id).await?;
+        booking.filter(|booking| booking.fan == fan).ok_or(Error::BookingNotFound)
+    }
+
+    /// The booking that a fan's key made, and the hash of what was asked.
+    pub(crate) async fn find_by_key(
+        &self,
+        fan: UserId,
+        key: &str,
+    ) -> Result<Option<(Booking, Vec<u8>)>, Error> {
+        Ok(find_by_key(self.database.reader(), fan, key).await?)
+    }
+
+    /// The booking that a hold became.
+    pub(crate) async fn find_by_hold(&self, hold: HoldId) -> Result<Option<BookingId>, Error> {
+        Ok(find_by_hold(self.database.reader(), hold).await?)
+    }
+
+    /// A fan's bookings, the newest first, one more than the page has.
+    pub(crate) async fn list_own(
+        &self,
+        fan: UserId,
+        concert: Option<ConcertId>,
+        page: &Page,
+    ) -> Result<Vec<Booking>, Error> {
+        let reader = self.database.reader();
+        let after = page.after.as_deref().and_then(|text| text.parse::<BookingId>().ok());
+        let mut values: Vec<Value> = vec![fan.uuid().into(), after.map_or(Uuid::max(), Id::uuid).into()];
+        let mut text = format!("SELECT {COLUMNS} FROM booking WHERE fan = $1 AND id < $2");
+        if let Some(concert) = concert {
+            values.push(concert.uuid().into());
+            text.push_str(" AND concert = $3");
+        }
+        text.push_str(&format!(" ORDER BY id DESC LIMIT {}", page.rows()));
+        let rows = reader.query_all_raw(sql(reader, text, values)).await?;
+        Ok(rows.iter().map(booking_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Which seats of a concert are sold, and how many each fan has.
+    pub(crate) async fn find_sold(&self, concert: ConcertId, places: u32) -> Result<Sold, Error> {
+        let reader = self.database.reader();
+        let of_concert = |text: &str| sql(reader, text, [concert.uuid().into()]);
+        // Fans first: a claim in between only makes a fan's seats known a little later, when its hold is settled.
+        let fans = reader
+            .query_all_raw(of_concert("SELECT fan, seats FROM fan_seats WHERE concert = $1 AND seats > 0"))
+            .await?
+            .iter()
+            .map(|row| {
+                Ok((
+                    UserId::from_uuid(row.try_get("", "fan")?),
+                    row.try_get::<i32>("", "seats")?.max(0) as u32,
+                ))
+            })
+            .collect::<Result<_, DbErr>>()?;
+        let seats = reader
+            .query_all_raw(of_concert("SELECT seat FROM claim WHERE concert = $1"))
+            .await?
+            .iter()
+            .map(|row| Ok(row.try_get::<i32>("", "seat")?.max(0) as u32))
+            .collect::<Result<_, DbErr>>()?;
+        Ok(Sold { places, seats, fans })
+    }
+
+    /// Bookings that are PAYING and whose lease has run out, among those made between two ids.
+    pub(crate) async fn list_abandoned(
+        &self,
+        from: Uuid,
+        to: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Booking>, Error> {
+        let reader = self.database.reader();
+        let text = format!(
+            "SELECT {COLUMNS} FROM booking WHERE id >= $1 AND id < $2 AND state = {} AND lease_until < $3
+             ORDER BY id LIMIT 256",
+            State::Paying.number()
+        );
+        let rows = reader.query_all_raw(sql(reader, text, [from.into(), to.into(), now.into()])).await?;
+        Ok(rows.iter().map(booking_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Takes over a booking whose lease has run out. None: someone else did.
+    pub(crate) async fn take_over(
+        &self,
+        booking: Booking,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Booking>, Error> {
+        let lease = Lease { epoch: booking.lease.epoch + 1, until: now + LEASE };
+        let writer = self.database.writer();
+        let updated = writer
+            .execute_raw(sql(
+                writer,
+                "UPDATE booking SET lease_epoch = $1, lease_until = $2 WHERE id = $3 AND lease_epoch = $4 AND state = $5",
+                [
+                    lease.epoch.into(),
+                    lease.until.into(),
+                    booking.id.uuid().into(),
+                    booking.lease.epoch.into(),
+                    State::Paying.number().into(),
+                ],
+            ))
+            .await?;
+        Ok((updated.rows_affected() == 1).then_some(Booking { lease, ..booking }))
+    }
+
+    /// Cancels a fan's confirmed booking: its seats are free, and its price is to be given back.
+    pub(crate) async fn cancel(
+        &self,
+        fan: UserId,
+        id: BookingId,
+        key: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Cancelled, Error> {
+        let transaction = self.database.begin().await?;
+        let booking = find(&transaction, id)
+            .await?
+            .filter(|booking| booking.fan == fan)
+            .ok_or(Error::BookingNotFound)?;
+        let statement = sql(
+            &transaction,
+            "SELECT id FROM booking WHERE fan = $1 AND cancel_key = $2",
+            [fan.uuid().into(), key.into()],
+        );
+        if let Some(row) = transaction.query_one_raw(statement).await? {
+            let is_same = row.try_get::<Uuid>("", "id")? == id.uuid();
+            return if is_same { Ok(Cancelled { booking, is_replay: true }) } else { Err(Error::KeyReused) };
+        }
+        let updated = transaction
+            .execute_raw(sql(
+                &transaction,
+                "UPDATE booking SET state = $1, cancel_key = $2 WHERE id = $3 AND state = $4",
+                [
+                    State::Cancelled.number().into(),
+                    key.into(),
+                    id.uuid().into(),
+                    State::Confirmed.number().into(),
+                ],
+            ))
+            .await?;
+        if updated.rows_affected() == 0 {
+            let booking = find(&transaction, id).await?.ok_or(Error::BookingNotFound)?;
+            return Err(Error::NotCancellable(booking.state));
+        }
+        hot::release_claims(&transaction, &booking).await?;
+        if booking.total > 0 {
+            let values = [
+                RefundId::new().uuid().into(),
+                id.uuid().into(),
+                booking.total.into(),
+                false.into(),
+                now.into(),
+            ];
+            let text =
+                "INSERT INTO refund (id, booking, amount, is_done, create_time) VALUES ($1, $2, $3, $4, $5)";
+            transaction.execute_raw(sql(&transaction, text, values)).await?;
+        }
+        transaction.commit().await?;
+        Ok(Cancelled { booking: Booking { state: State::Cancelled, ..booking }, is_replay: false })
+    }
+
+    /// Refunds that are to be made, the oldest first; of one booking, if it is named.
+    pub(crate) async fn list_refunds_to_do(&self, booking: Option<BookingId>) -> Result<Vec<Refund>, Error> {
+        let reader = self.database.reader();
+        let text = "SELECT id, booking, amount FROM refund WHERE NOT is_done";
+        let statement = match booking {
+            Some(booking) => sql(reader, format!("{text} AND booking = $1"), [booking.uuid().into()]),
+            None => sql(reader, format!("{text} ORDER BY id LIMIT 256"), []),
+        };
+        let rows = reader.query_all_raw(statement).await?;
+        let refund = |row: &QueryResult| {
+            Ok(Refund {
+                id: RefundId::from_uuid(row.try_get("", "id")?),
+                booking: BookingId::from_uuid(row.try_get("", "booking")?),
+                amount: row.try_get("", "amount")?,
+            })
+        };
+        Ok(rows.iter().map(refund).collect::<Result<_, DbErr>>()?)
+    }
+
+    /// Notes that a refund was made.
+    pub(crate) async fn finish_refund(&self, refund: Refund) -> Result<(), Error> {
+        let transaction = self.database.begin().await?;
+        let statement = sql(
+            &transaction,
+            "UPDATE refund SET is_done = $1 WHERE id = $2 AND NOT is_done",
+            [true.into(), refund.id.uuid().into()],
+        );
+        if transaction.execute_raw(statement).await?.rows_affected() == 1 {
+            let statement = sql(
+                &transaction,
+                "UPDATE booking SET refunded = refunded + $1 WHERE id = $2",
+                [refund.amount.into(), refund.booking.uuid().into()],
+            );
+            transaction.execute_raw(statement).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+async fn find(connection: &impl ConnectionTrait, id: BookingId) -> Result<Option<Booking>, DbErr> {
+    let text = format!("SELECT {COLUMNS} FROM booking WHERE id = $1");
+    let row = connection.query_one_raw(sql(connection, text, [id.uuid().into()])).await?;
+    row.as_ref().map(booking_from).transpose()
+}
+
+async fn find_by_key(
+    connection: &impl ConnectionTrait,
+    fan: UserId,
+    key: &str,
+) -> Result<Option<(Booking, Vec<u8>)>, DbErr> {
+    let text = format!("SELECT {COLUMNS}, fingerprint FROM booking WHERE fan = $1 AND request_key = $2");
+    let row = connection.query_one_raw(sql(connection, text, [fan.uuid().into(), key.into()])).await?;
+    row.map(|row| Ok((booking_from(&row)?, row.try_get("", "fingerprint")?))).transpose()
+}
+
+async fn find_by_hold(connection: &impl ConnectionTrait, hold: HoldId) -> Result<Option<BookingId>, DbErr> {
+    let statement = sql(connection, "SELECT id FROM booking WHERE hold = $1", [hold.uuid().into()]);
+    let row = connection.query_one_raw(statement).await?;
+    row.map(|row| Ok(BookingId::from_uuid(row.try_get("", "id")?))).transpose()
+}
+
+fn booking_from(row: &QueryResult) -> Result<Booking, DbErr> {
+    let corrupt = |what: &str| DbErr::Type(format!("a booking's {what} can't be read"));
+    let seats: String = row.try_get("", "seats")?;
+    let failure: Option<i16> = row.try_get("", "failure")?;
+    Ok(Booking {
+        id: BookingId::from_uuid(row.try_get("", "id")?),
+        fan: UserId::from_uuid(row.try_get("", "fan")?),
+        concert: ConcertId::from_uuid(row.try_get("", "concert")?),
+        state: State::from_number(row.try_get("", "state")?).ok_or_else(|| corrupt("state"))?,
+        seats: serde_json::from_str(&seats).map_err(|_| corrupt("seats"))?,
+        total: row.try_get("", "total")?,
+        refunded: row.try_get("", "refunded")?,
+        failure: failure.and_then(PaymentFailure::from_number),
+        create_time: row.try_get("", "create_time")?,
+        lease: Lease { epoch: row.try_get("", "lease_epoch")?, until: row.try_get("", "lease_until")? },
+    })
+}
+
+fn seats_json(seats: &[Seat]) -> String {
+    serde_json::to_string(seats).expect("seats are plain values")
+}

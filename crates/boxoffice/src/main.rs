@@ -1,2 +1,118 @@
-//! .
-fn main() {}
+//! `boxoffice`: everything in one process; `boxoffice sellout`: the sell-out that proves it; `boxoffice sweep`: the
+//! invariants, checked against the databases.
+
+use std::process::ExitCode;
+
+use boxoffice::{
+    api::Api,
+    demo::{self, Demo},
+    embedded::{Embedded, Options},
+    sellout, sweep,
+};
+use clap::{Parser, Subcommand};
+use mesh::{
+    clock::Clock,
+    shutdown::Shutdown,
+    telemetry::{self, LogFormat},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Boxoffice sells concerts. Without a command, everything runs in this process.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sells a concert out, with many fans at once, and checks that nothing was sold twice or lost.
+    Sellout(sellout::Options),
+    /// Checks the invariants against the databases of a running or stopped Boxoffice, without writing.
+    Sweep(sweep::Databases),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default_filter = if cli.command.is_some() { "error" } else { "warn" };
+    telemetry::install(LogFormat::Human, default_filter);
+    let outcome = match cli.command {
+        None => run(cli.options).await.map(|()| true),
+        Some(Command::Sellout(options)) => sellout::run(options, &Clock::system()).await,
+        Some(Command::Sweep(options)) => sweep::run(options).await,
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("boxoffice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything until Ctrl-C or SIGTERM.
+async fn run(options: Options) -> anyhow::Result<()> {
+    let data_dir = options.data_dir.clone();
+    let shutdown = Shutdown::new();
+    shutdown.on_signals()?;
+    let mut embedded = Embedded::start(options).await?;
+    let api = Api::new(embedded.url())?;
+    let seeding = async { demo::seed(&api, &data_dir, Clock::system().now()).await };
+    tokio::select! {
+        demo = seeding => print_welcome(&embedded, &demo?, &data_dir),
+        error = embedded.broken() => return Err(error),
+        () = shutdown.begun() => return embedded.stop().await,
+    }
+    tokio::select! {
+        error = embedded.broken() => return Err(error),
+        () = shutdown.begun() => {}
+    }
+    println!("Stopping: the calls in flight are finished first.");
+    embedded.stop().await
+}
+
+fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
+    let url = embedded.url();
+    let services: Vec<String> =
+        embedded.services.iter().map(|(name, address)| format!("{name} {address}")).collect();
+    let booking = embedded.services[2].1;
+    let [(ann, ann_password), (bob, bob_password)] = &demo.fans;
+    println!(
+        "Boxoffice is ready.
+  REST      {url}        docs {url}/docs
+  gRPC      {}
+  data      {}
+On sale: {} ({})
+Demo fans, e-mail and password (kept in {}):
+  {ann}  {ann_password}
+  {bob}  {bob_password}
+Try:
+  curl {url}/v1/concerts/{}/seats
+  grpcurl -plaintext {booking} list
+  cargo run --release -- sellout --fans 500 --seats 100
+Ctrl-C stops it; the data stays.",
+        services.join(", "),
+        data_dir.display(),
+        demo.title,
+        demo.concert_id,
+        data_dir.join("demo.txt").display(),
+        demo.concert_id,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,7 @@
+//! Boxoffice in one process, and the sell-out that proves it.
+
+pub mod api;
+pub mod demo;
+pub mod embedded;
+pub mod sellout;
+pub mod sweep;

@@ -1,0 +1,140 @@
+//! The invariant sweep: what must hold whatever happened, checked against the databases. It only reads.
+//!
+//! The numbers are those of the quality bar: I1 one live claim a seat; I3 money adds up; I4 what was acknowledged is
+//! there; I6 numbers are unique; I7 holds are given back in time. I7 is watched by the sell-out, as holds are in no
+//! database; the sweep alone reports it as not watched.
+
+mod books;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::Context;
+use mesh::{
+    database::{Database, DatabaseUrl},
+    id::BookingId,
+};
+
+use self::books::Books;
+use crate::embedded::database_url;
+
+/// Where the databases are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Databases {
+    /// The data directory of an embedded Boxoffice.
+    #[arg(long, default_value = "data")]
+    pub data_dir: PathBuf,
+    /// The database of the booking service, instead of the data directory's.
+    #[arg(long, env, hide_env_values = true, requires = "payment_database_url")]
+    pub booking_database_url: Option<DatabaseUrl>,
+    /// The database of the payment service, instead of the data directory's.
+    #[arg(long, env, hide_env_values = true, requires = "booking_database_url")]
+    pub payment_database_url: Option<DatabaseUrl>,
+}
+
+/// What somebody saw from outside, to be held against the databases.
+#[derive(Debug, Clone, Default)]
+pub struct Witness {
+    /// Bookings that were answered CONFIRMED.
+    pub confirmed: Vec<BookingId>,
+    /// Bookings that were answered as made, in whatever state.
+    pub made: Vec<BookingId>,
+    /// How many seats were still held after every hold should have ended. None: nobody watched.
+    pub seats_held_too_long: Option<usize>,
+}
+
+/// What the sweep found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    checks: Vec<Check>,
+}
+
+/// An invariant, and where it does not hold.
+#[derive(Debug, Clone)]
+struct Check {
+    number: &'static str,
+    promise: &'static str,
+    looked_at: Option<usize>,
+    breaches: Vec<String>,
+}
+
+/// Breaches of one invariant that are printed; more are counted.
+const SHOWN: usize = 10;
+
+impl Report {
+    /// Whether everything holds.
+    pub fn is_clean(&self) -> bool {
+        self.checks.iter().all(|check| check.breaches.is_empty())
+    }
+
+    /// The numbers of the invariants that do not hold.
+    pub fn broken(&self) -> Vec<&'static str> {
+        self.checks.iter().filter(|check| !check.breaches.is_empty()).map(|check| check.number).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Check { number, promise, looked_at, breaches } in &self.checks {
+            match looked_at {
+                None => writeln!(formatter, "  {number}  not watched  {promise}")?,
+                Some(count) if breaches.is_empty() => {
+                    writeln!(formatter, "  {number}  holds  {promise} ({count})")?
+                }
+                Some(_) => writeln!(formatter, "  {number}  BROKEN {promise}: {} breaches", breaches.len())?,
+            }
+            for breach in breaches.iter().take(SHOWN) {
+                writeln!(formatter, "        {breach}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sweeps and prints what was found. Whether everything holds.
+///
+/// # Errors
+/// If a database can't be read.
+pub async fn run(databases: Databases) -> anyhow::Result<bool> {
+    let report = sweep(&databases, &Witness::default()).await?;
+    print!("{report}");
+    Ok(report.is_clean())
+}
+
+/// Sweeps the databases.
+///
+/// # Errors
+/// If a database can't be read.
+pub async fn sweep(databases: &Databases, witness: &Witness) -> anyhow::Result<Report> {
+    let open = async |given: &Option<DatabaseUrl>, service: &str| {
+        let url = match given {
+            Some(url) => url.clone(),
+            None => database_url(&databases.data_dir, service)?,
+        };
+        Database::open_to_read(&url).await.with_context(|| format!("the {service} database can't be swept"))
+    };
+    let booking = open(&databases.booking_database_url, "booking").await?;
+    let payment = open(&databases.payment_database_url, "payment").await?;
+    let books = Books::read(&booking, &payment).await?;
+    booking.close().await;
+    payment.close().await;
+    Ok(Report {
+        checks: vec![
+            books.one_claim_a_seat(),
+            books.money_adds_up(),
+            books.acknowledged_is_there(witness),
+            books.numbers_are_unique(),
+            holds_end_in_time(witness),
+        ],
+    })
+}
+
+fn holds_end_in_time(witness: &Witness) -> Check {
+    let breaches = match witness.seats_held_too_long {
+        None | Some(0) => Vec::new(),
+        Some(count) => vec![format!("{count} seats were still held 5 s after the last hold's end")],
+    };
+    let looked_at = witness.seats_held_too_long.map(|_| 1);
+    Check { number: "I7", promise: "holds are given back at most 5 s after their end", looked_at, breaches }
+}

@@ -89,6 +89,18 @@ impl Api {
         self.send(Method::GET, path, token, None, None).await
     }
 
+    /// Reads something as it comes over the wire.
+    ///
+    /// # Errors
+    /// If no answer came, or not a good one.
+    pub async fn get_raw(&self, path: &str, accept_encoding: Option<&str>) -> anyhow::Result<Vec<u8>> {
+        let mut request = self.client.get(format!("{}{path}", self.base));
+        if let Some(encoding) = accept_encoding {
+            request = request.header(reqwest::header::ACCEPT_ENCODING, encoding);
+        }
+        Ok(request.send().await?.error_for_status()?.bytes().await?.into())
+    }
+
     /// Posts something, with a new idempotency key.
     ///
     /// # Errors

@@ -1,0 +1,43 @@
+//! The measurements of docs/BENCHMARKS.md. Everything runs in this process, on SQLite files in a temporary directory,
+//! the generator included; `scripts/bench` runs each beside its reference.
+
+mod bookings;
+mod calls;
+mod house;
+mod policies;
+mod seats;
+
+use clap::{Parser, Subcommand};
+use mesh::telemetry::{self, LogFormat};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bookings a second: hold, book by wallet, confirmed.
+    Bookings(bookings::Options),
+    /// The same call by REST and by gRPC.
+    Calls(calls::Options),
+    /// A handler behind all policies, and the same handler bare.
+    Policies(policies::Options),
+    /// The seats of a concert of 100,000 places.
+    Seats(seats::Options),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    telemetry::install(LogFormat::Human, "error");
+    match Cli::parse().command {
+        Command::Bookings(options) => bookings::run(options).await,
+        Command::Calls(options) => calls::run(options).await,
+        Command::Policies(options) => policies::run(options).await,
+        Command::Seats(options) => seats::run(options).await,
+    }
+}

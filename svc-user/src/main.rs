@@ -1,0 +1,8 @@
+//! The user service as a process of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    mesh::process::run("svc-user", svc_user::serve, svc_user::migrate).await
+}

@@ -1,0 +1,8 @@
+//! The payment service as a process of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    mesh::process::run("svc-payment", svc_payment::serve, svc_payment::migrate).await
+}

@@ -1,0 +1,4 @@
+//! The gRPC adapters: decode and check, one store or lane call, encode.
+
+mod payments;
+mod wallets;

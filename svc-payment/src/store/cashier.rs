@@ -1,0 +1,99 @@
+//! The cashier: what the lane of payments does with a batch of commands. A batch is one transaction, and each caller
+//! hears after its commit.
+
+use mesh::{Failure, clock::Clock, database::Database, lane::Work};
+use sea_orm::{
+    DbErr, RuntimeErr,
+    sqlx::{self, error::ErrorKind},
+};
+
+use super::books;
+use crate::{
+    domain::books::{Command, Payment, Refusal},
+    error::Error,
+};
+
+/// How often a command is tried that other writers got in the way of.
+const TRIES: u32 = 5;
+
+/// Carries out commands about payments.
+#[derive(Debug)]
+pub(crate) struct Cashier {
+    database: Database,
+    clock: Clock,
+}
+
+type Answer = Result<Payment, Refusal>;
+
+impl Cashier {
+    pub(crate) fn new(database: Database, clock: Clock) -> Self {
+        Self { database, clock }
+    }
+
+    /// Carries the commands out, in their order, and commits them together.
+    ///
+    /// # Errors
+    /// A failing database: nothing happened then, or, if the connection broke during the commit, all of it may have.
+    async fn carry_out(&self, commands: &[Command]) -> Result<Vec<Answer>, DbErr> {
+        let transaction = self.database.begin().await?;
+        let mut books = books::open(&transaction, commands).await?;
+        let answers = commands.iter().map(|command| books.carry_out(*command)).collect();
+        books::write(&transaction, &books.changes(), self.clock.now()).await?;
+        transaction.commit().await?;
+        Ok(answers)
+    }
+
+    async fn carry_out_alone(&self, command: Command) -> Result<Payment, Failure> {
+        let mut tries = 1;
+        loop {
+            match self.carry_out(&[command]).await {
+                Ok(answers) => {
+                    let answer = answers.into_iter().next();
+                    let answer = answer.ok_or_else(|| Failure::internal("a command was not answered"))?;
+                    return answer.map_err(|refusal| Error::from(refusal).into());
+                }
+                Err(error) if is_conflict(&error) && tries < TRIES => tries += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Work for Cashier {
+    type Job = Command;
+    type Answer = Payment;
+
+    async fn run(&mut self, commands: Vec<Command>) -> Vec<Result<Payment, Failure>> {
+        let error = match self.carry_out(&commands).await {
+            Ok(answers) => {
+                let failure = |refusal| Error::from(refusal).into();
+                return answers.into_iter().map(|answer: Answer| answer.map_err(failure)).collect();
+            }
+            Err(error) => error,
+        };
+        if !is_conflict(&error) {
+            return commands.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        // One of them got in another writer's way: redone one by one, it keeps nobody else waiting or failing.
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands {
+            answers.push(self.carry_out_alone(command).await);
+        }
+        answers
+    }
+}
+
+/// Whether the database refused what was decided, though it works: because another writer was there first, or because a
+/// rule of the schema does not hold.
+fn is_conflict(error: &DbErr) -> bool {
+    let error = match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
+        // Ours: a row was not there any more.
+        DbErr::Custom(_) => return true,
+        _ => return false,
+    };
+    let sqlx::Error::Database(error) = error.as_ref() else { return false };
+    // Postgres: 40001 is a serialization failure, 40P01 a deadlock.
+    let code = error.code().unwrap_or_default();
+    !matches!(error.kind(), ErrorKind::Other) || matches!(code.as_ref(), "40001" | "40P01")
+}

@@ -1,1 +1,78 @@
-//! .
+//! REST in, gRPC out: the gateway speaks REST with frontends and gRPC with the services. It owns no data, and no
+//! endpoint has code of its own: what a route takes and gives follows from the contracts.
+//!
+//! A call passes, in this order: `connections`, `entry`, `router`, `endpoint` with `rate_limit`, `transcode`, the client
+//! stack of `mesh`, and back. What goes wrong becomes a `problem`.
+
+mod codec;
+pub mod config;
+mod connections;
+pub mod cors;
+pub mod descriptors;
+mod endpoint;
+mod entry;
+mod event_stream;
+pub mod openapi;
+pub mod problem;
+pub mod rate_limit;
+mod rendering;
+mod router;
+pub mod transcode;
+
+use std::sync::Arc;
+
+use mesh::{
+    auth::{Authenticator, Keys, ServiceTokens},
+    client::Channel,
+    clock::Clock,
+    shutdown::Shutdown,
+};
+use tokio::net::TcpListener;
+
+pub use self::config::Config;
+use self::{endpoint::Shared, rate_limit::RateLimits, rendering::Renderings, router::Channels};
+
+/// Serves REST until shutdown, then drains: `/readyz` says no, nothing new is accepted, event streams end, calls in
+/// flight finish.
+///
+/// # Errors
+/// If a contract declares something that the gateway does not know how to serve.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    clock: Clock,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let tokens = ServiceTokens::new("gateway", &config.service_token_key, None);
+    let channel = |name, uri| Channel::new(name, uri, Some(tokens.clone()), clock.clone());
+    let user = channel("user", config.user_url);
+    let keys = Keys::new();
+    keys.follow(user.clone(), shutdown.clone());
+    let channels = Channels([
+        user,
+        channel("concert", config.concert_url),
+        channel("booking", config.booking_url),
+        channel("payment", config.payment_url),
+    ]);
+    let stop = Shutdown::new();
+    let shared = Arc::new(Shared {
+        authenticator: Authenticator::new(keys.clone(), tokens.clone(), clock.clone()),
+        rate_limits: RateLimits::new(config.rate_limit_per_user, config.rate_limit_per_address),
+        renderings: Renderings::new(),
+        stop: stop.clone(),
+    });
+    let mut router =
+        router::contract_routes(&channels, &shared)?.merge(router::own_routes(keys, shutdown.clone()));
+    if config.docs {
+        router = router.merge(router::documentation()?);
+    }
+    let router = router::finish(router, config.cors_allowed_origins);
+
+    let drain = async {
+        shutdown.begun().await;
+        tokio::time::sleep(config.drain_wait).await;
+        stop.begin();
+    };
+    tokio::join!(drain, connections::serve(listener, router, stop.clone()));
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! What the gateway is told by its environment.
+
+use std::time::Duration;
+
+use http::Uri;
+use mesh::config::{Secret, duration};
+
+use crate::cors::AllowedOrigins;
+
+/// What the gateway is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Where svc-user is.
+    #[arg(long, env, default_value = "http://svc-user:50051")]
+    pub user_url: Uri,
+    /// Where svc-concert is.
+    #[arg(long, env, default_value = "http://svc-concert:50051")]
+    pub concert_url: Uri,
+    /// Where svc-booking is.
+    #[arg(long, env, default_value = "http://svc-booking:50051")]
+    pub booking_url: Uri,
+    /// Where svc-payment is.
+    #[arg(long, env, default_value = "http://svc-payment:50051")]
+    pub payment_url: Uri,
+    /// The secret that services show each other that they belong to the mesh; at least 32 bytes, the same for all.
+    #[arg(long, env, hide_env_values = true, value_parser = Secret::parse)]
+    pub service_token_key: Secret,
+    /// Origins whose web pages may call, separated by commas, such as `https://tickets.example`; `http://localhost:*`
+    /// stands for every port.
+    #[arg(long, env, default_value = "")]
+    pub cors_allowed_origins: AllowedOrigins,
+    /// Calls a second that a user may make; unused ones can be saved up for 10 s.
+    #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_per_user: u32,
+    /// Calls a second that callers without a token may make from one address; unused ones can be saved up for 10 s.
+    #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_per_address: u32,
+    /// Show the description of the API: /docs and /openapi.json.
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub docs: bool,
+    /// How long to go on accepting calls after /readyz says no, so that balancers notice.
+    #[arg(long, env, default_value = "5s", value_parser = duration)]
+    pub drain_wait: Duration,
+}

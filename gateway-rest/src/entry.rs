@@ -1,0 +1,81 @@
+//! What every call passes first and last: its trace, its request id, its line in the log.
+
+use std::net::SocketAddr;
+
+use axum::{Router, body::Body, response::Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header::X_CONTENT_TYPE_OPTIONS};
+use mesh::{context::Context, telemetry::Trace};
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use crate::{
+    cors,
+    endpoint::{Peer, Served},
+};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_ID_LENGTH: usize = 128;
+
+/// Answers a request that came from an address.
+pub(crate) async fn respond(router: Router, from: SocketAddr, mut request: Request<Body>) -> Response {
+    let begin = Instant::now();
+    let trace = Trace::read(request.headers()).child();
+    let request_id = request_id(request.headers(), trace);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(Peer(from.ip()));
+
+    let context = Context { deadline: None, trace };
+    let Ok(mut response) = context.scope(router.oneshot(request)).await;
+
+    let served = response.extensions().get::<Served>().copied();
+    tracing::info!(
+        target: "access",
+        {
+        http.method = %method,
+        http.path = path,
+        http.status = response.status().as_u16(),
+        rpc.method = served.map(|served| served.method),
+        user.id = served.and_then(|served| served.user).map(tracing::field::display),
+        duration_us = begin.elapsed().as_micros() as u64,
+        request.id = request_id.to_str().unwrap_or_default(),
+        trace.id = %trace.id(),
+        },
+        "call"
+    );
+    let headers = response.headers_mut();
+    cors::hide_from_strangers(headers);
+    headers.insert(X_REQUEST_ID, request_id);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The client's own id for the call, if it is harmless; otherwise the trace's.
+fn request_id(headers: &HeaderMap, trace: Trace) -> HeaderValue {
+    let is_harmless = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=MAX_ID_LENGTH).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte))
+    };
+    let own = || HeaderValue::try_from(trace.id().to_string()).expect("hexadecimal digits");
+    headers.get(X_REQUEST_ID).filter(is_harmless).cloned().unwrap_or_else(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harmless_request_id_is_kept() {
+        let trace = Trace::root();
+        let id_of = |id: &str| {
+            let headers = HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_str(id).unwrap())]);
+            request_id(&headers, trace).to_str().unwrap().to_owned()
+        };
+        assert_eq!(id_of("checkout-42.a:b_c"), "checkout-42.a:b_c");
+        let too_long = "x".repeat(129);
+        for harmful in ["", "a b", "a\tb", "<script>", &too_long] {
+            assert_eq!(id_of(harmful), trace.id().to_string(), "{harmful}");
+        }
+        assert_eq!(request_id(&HeaderMap::new(), trace), trace.id().to_string());
+    }
+}

@@ -114,8 +114,6 @@ pub async fn serve(
     let authenticator = config.common.authenticator("booking", &clock, &shutdown);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     server::serve(config.common.server_options("booking"), routes, authenticator, incoming, shutdown).await?;
-    let (batches, jobs) = shared.store.lane_counts();
-    tracing::debug!(lane.batches = batches, lane.jobs = jobs, "hot writes committed");
     shared.store.close().await;
     Ok(())
 }

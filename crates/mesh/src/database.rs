@@ -133,6 +133,24 @@ impl Database {
         }
     }
 
+    /// Opens a database that is only read, and must be there.
+    ///
+    /// # Errors
+    /// If the database can't be reached or opened.
+    pub async fn open_to_read(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
+        if !url.0.starts_with("sqlite://") {
+            return Self::open(url, 2).await;
+        }
+        let open = async {
+            let options =
+                SqliteConnectOptions::from_str(&url.0)?.read_only(true).busy_timeout(ACQUIRE_TIMEOUT);
+            let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+            let connection = SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone());
+            Ok(Self { reader: connection.clone(), writer: connection, pool: Pool::Sqlite(pool) })
+        };
+        open.await.map_err(|source| DatabaseError::Open { url: url.clone(), source })
+    }
+
     async fn open_sqlite(url: &str) -> Result<Self, sqlx::Error> {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)

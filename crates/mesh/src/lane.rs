@@ -86,6 +86,12 @@ impl<W: Work> Lane<W> {
                     let _ = caller.send(answer);
                 }
             }
+            tracing::info!(
+                lane.work = std::any::type_name::<W>(),
+                lane.batches = counts.batches.load(Ordering::Relaxed),
+                lane.jobs = counts.jobs.load(Ordering::Relaxed),
+                "a lane ended"
+            );
         });
         lane
     }

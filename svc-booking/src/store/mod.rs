@@ -62,11 +62,6 @@ impl Store {
         Self { database, hot }
     }
 
-    /// Batches committed by the lane, and jobs in them.
-    pub(crate) fn lane_counts(&self) -> (u64, u64) {
-        self.hot.counts()
-    }
-
     pub(crate) async fn close(self) {
         self.database.close().await;
     }

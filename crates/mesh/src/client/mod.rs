@@ -142,7 +142,7 @@ impl Neighbour {
             tokio::time::timeout_at(deadline, self.attempts(method, parts, body, deadline)).await
         else {
             // A call that was given too little time says nothing about the neighbour.
-            let had_time = deadline - begin >= method.deadline / 2;
+            let had_time = deadline - begin >= patience(method) / 2;
             permit.finish(had_time.then_some(breaker::Outcome::Fault));
             return Err(out_of_time(self.name));
         };
@@ -180,8 +180,7 @@ impl Neighbour {
 
     /// When to stop waiting: what the method may take, or what remains to our own caller less a margin.
     fn deadline(&self, method: &Method, context: &Context) -> Result<Instant, Failure> {
-        let own = if method.streams { STREAM_START_LIMIT } else { method.deadline };
-        let own = Instant::now() + own;
+        let own = Instant::now() + patience(method);
         let deadline = context.deadline.map_or(own, |deadline| own.min(deadline - deadline::MARGIN));
         if deadline <= Instant::now() { Err(out_of_time(self.name)) } else { Ok(deadline) }
     }
@@ -269,6 +268,11 @@ async fn collect(body: Body) -> Result<(Bytes, Option<HeaderMap<HeaderValue>>), 
     let collected = Limited::new(body, MESSAGE_LIMIT).collect().await?;
     let trailers = collected.trailers().cloned();
     Ok((collected.to_bytes(), trailers))
+}
+
+/// How long an answer is waited for at the most; of a stream, its beginning.
+fn patience(method: &Method) -> Duration {
+    if method.streams { STREAM_START_LIMIT } else { method.deadline }
 }
 
 fn is_connect_error(error: &tonic::transport::Error) -> bool {

@@ -192,6 +192,9 @@ where
             // Health and reflection: no policy of ours.
             return Box::pin(inner.oneshot(request));
         }
+        // Here and not in the future below: tonic's own timer for `grpc-timeout` starts when this returns, and would answer
+        // without a reason if it ended first.
+        let arrival = Instant::now();
         let shared = Arc::clone(&self.shared);
         let context = Context { deadline: None, trace: Trace::read(request.headers()).child() };
         let path = request.uri().path();
@@ -199,7 +202,7 @@ where
         Box::pin(
             context
                 .scope(async move {
-                    let answer = shared.handle(inner, request).await;
+                    let answer = shared.handle(inner, request, arrival).await;
                     Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
                 })
                 .instrument(span),
@@ -208,14 +211,19 @@ where
 }
 
 impl Shared {
-    async fn handle<S>(&self, inner: S, mut request: Request<Body>) -> Result<Response<Body>, Failure>
+    async fn handle<S>(
+        &self,
+        inner: S,
+        mut request: Request<Body>,
+        arrival: Instant,
+    ) -> Result<Response<Body>, Failure>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
         let method = policy::method(request.uri().path())
             .ok_or_else(|| Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"))?;
         let _place = self.room.try_acquire().map_err(|_| overloaded())?;
-        let deadline = deadline_of(method, &request)?;
+        let deadline = arrival + budget_of(method, &request)?;
         let context = Context { deadline: Some(deadline), ..Context::current() };
 
         let work = context.scope(async {
@@ -244,12 +252,11 @@ fn overloaded() -> Failure {
     Failure::new(ErrorReason::Overloaded, "too many calls at once").retry_after(Duration::from_secs(1))
 }
 
-/// When the answer is no longer waited for: what the method may take, or less if the caller says so.
-fn deadline_of(method: &Method, request: &Request<Body>) -> Result<Instant, Failure> {
+/// How long the answer is waited for: what the method may take, or less if the caller says so.
+fn budget_of(method: &Method, request: &Request<Body>) -> Result<Duration, Failure> {
     let given = deadline::read(request.headers())
         .map_err(|error| Failure::new(ErrorReason::TimeoutMalformed, error.to_string()))?;
-    let budget = given.map_or(method.deadline, |given| given.min(method.deadline));
-    Ok(Instant::now() + budget)
+    Ok(given.map_or(method.deadline, |given| given.min(method.deadline)))
 }
 
 /// Gives a reason to a status that tonic made itself. Our handlers' statuses have one.

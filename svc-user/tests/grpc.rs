@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use boxoffice_proto::{
     common::v1::ErrorReason as Common,
     policy::Reason,
@@ -213,8 +214,12 @@ fn assert_refused<T>(outcome: Result<T, Status>, reason: impl Reason) -> Refusal
 
 /// What stands in an access token.
 fn claims(token: &str) -> serde_json::Value {
-    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-    let part = token.split('.').nth(1).expect("three parts");
+    part(token, 1)
+}
+
+/// The header (0) or the claims (1) of a token.
+fn part(token: &str, index: usize) -> serde_json::Value {
+    let part = token.split('.').nth(index).expect("three parts");
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
@@ -564,11 +569,7 @@ async fn a_key_rotation_logs_nobody_out(database_url: &str) {
     service.clock.advance(TimeDelta::days(1));
     let both = service.wait_for_keys(2).await;
     assert_eq!(both[1], first[0], "the newest first");
-    let kid = |token: &str| {
-        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-        let header = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
-        serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
-    };
+    let kid = |token: &str| part(token, 0)["kid"].as_str().unwrap().to_owned();
     let old = service.log_in("fan@example.com", PASSWORD).await.unwrap();
     assert_eq!(kid(&old.access_token), first[0], "the new key is published before it signs");
     service.clock.advance(TimeDelta::minutes(3));
@@ -634,7 +635,6 @@ async fn no_secret_is_kept_in_plain_text() {
     ];
     for secret in tokens.into_iter().map(String::as_str).chain([PASSWORD]) {
         assert!(!contains(&found, secret.as_bytes()), "{secret}");
-        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
         if let Ok(bytes) = BASE64_URL_SAFE_NO_PAD.decode(secret) {
             assert!(!contains(&found, &bytes), "{secret}, decoded");
         }

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -41,7 +44,7 @@ pub async fn run<Config: Args>(
     migrate: impl AsyncFnOnce(Config, Shutdown) -> anyhow::Result<()>,
 ) -> ExitCode {
     let command = Cli::<Config>::command().name(name);
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::<Config>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     telemetry::install(cli.log_format, "info");
     let shutdown = Shutdown::new();
@@ -63,6 +66,34 @@ pub async fn run<Config: Args>(
         Err(error) => {
             eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error without the value that was refused, where that may be a secret or hold a password.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    if argument.contains("key") || argument.contains("url") {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("[hidden]".to_owned()));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Common;
+
+    #[test]
+    fn a_refused_secret_is_not_shown() {
+        let arguments =
+            ["svc", "--database-url", "mysql://root:hunter2@db", "--service-token-key", "hunter2"];
+        for skipped in [1, 3] {
+            let given =
+                arguments.iter().enumerate().filter(|(index, _)| *index != skipped && *index != skipped + 1);
+            let error = Cli::<Common>::command().try_get_matches_from(given.map(|(_, argument)| *argument));
+            let text = without_secrets(error.unwrap_err()).to_string();
+            assert!(!text.contains("hunter2"), "{text}");
         }
     }
 }

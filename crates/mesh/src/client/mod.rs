@@ -22,7 +22,7 @@ use boxoffice_proto::{
     policy::{self, Access, Method},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header::USER_AGENT};
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
@@ -167,13 +167,7 @@ impl Neighbour {
             }
             Attempt::Broken(cause) => {
                 permit.finish(Some(breaker::Outcome::Fault));
-                Err(Failure::new(
-                    ErrorReason::TransportBroken,
-                    format!("the connection to {} broke", self.name),
-                )
-                .with("service", self.name)
-                .retry_after(COME_BACK)
-                .caused_by(cause))
+                Err(broken(self.name, cause))
             }
         }
     }
@@ -229,7 +223,11 @@ impl Neighbour {
             Err(error) if is_connect_error(&error) => return Attempt::NotSent(error.into()),
             Err(error) => return Attempt::Broken(error.into()),
         };
-        if method.streams && !response.headers().contains_key(Status::GRPC_STATUS) {
+        let has_begun = response.status() == StatusCode::OK;
+        if method.streams && has_begun && !response.headers().contains_key(Status::GRPC_STATUS) {
+            let name = self.name;
+            let response =
+                response.map(|body| Body::new(body.map_err(move |cause| Status::from(broken(name, cause)))));
             return Attempt::Answered { response, is_fault: false };
         }
         // A unary answer is complete only with its trailers: until then the connection may still break.
@@ -279,6 +277,13 @@ fn is_connect_error(error: &tonic::transport::Error) -> bool {
     let error: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(error), |error| error.source()).any(|cause| cause.is::<tonic::ConnectError>())
         || chain(error).contains("tcp connect error")
+}
+
+fn broken(name: &str, cause: impl Into<Cause>) -> Failure {
+    Failure::new(ErrorReason::TransportBroken, format!("the connection to {name} broke"))
+        .with("service", name)
+        .retry_after(COME_BACK)
+        .caused_by(cause)
 }
 
 fn out_of_time(name: &str) -> Failure {

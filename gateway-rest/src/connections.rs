@@ -32,6 +32,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Shutdown)
     let builder = Arc::new(builder());
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = GracefulShutdown::new();
+    let abandon = Shutdown::new();
     loop {
         let accept = async {
             let place = Arc::clone(&room).acquire_owned().await.expect("never closed");
@@ -57,15 +58,22 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Shutdown)
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = connections.watch(connection);
+        let abandon = abandon.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection broke");
+            tokio::select! {
+                outcome = connection => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(error, "a connection broke");
+                    }
+                }
+                () = abandon.begun() => {}
             }
             drop(place);
         });
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_LIMIT, connections.shutdown()).await.is_err() {
+        abandon.begin();
         tracing::warn!("calls were dropped that did not finish in time");
     }
 }

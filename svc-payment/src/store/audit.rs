@@ -1,6 +1,7 @@
 //! Tells whether the books add up, from what is stored alone. For tests: they end with it.
 
 use mesh::database::{Database, sql};
+use sea_orm::ConnectionTrait;
 
 /// What must hold, and a query that counts where it does not.
 const RULES: &[(&str, &str)] = &[
@@ -46,7 +47,7 @@ pub(super) async fn broken_rules(database: &Database) -> Vec<&'static str> {
     let mut broken = Vec::new();
     for (rule, query) in RULES {
         let reader = database.reader();
-        let row = sea_orm::ConnectionTrait::query_one_raw(reader, sql(reader, *query, [])).await;
+        let row = reader.query_one_raw(sql(reader, *query, [])).await;
         let breaches: i64 = row.unwrap().unwrap().try_get("", "breaches").unwrap();
         if breaches > 0 {
             broken.push(*rule);

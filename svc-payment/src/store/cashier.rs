@@ -1,7 +1,7 @@
 //! The cashier: what the lane of payments does with a batch of commands. A batch is one transaction, and each caller
 //! hears after its commit.
 
-use mesh::{Failure, clock::Clock, database::Database, lane::Work};
+use mesh::{Failure, clock::Clock, database::Database, failure::chain, lane::Work};
 use sea_orm::{
     DbErr, RuntimeErr,
     sqlx::{self, error::ErrorKind},
@@ -74,6 +74,7 @@ impl Work for Cashier {
         if !is_conflict(&error) {
             return commands.iter().map(|_| Err(error.clone().into())).collect();
         }
+        tracing::debug!(error = chain(&error), batch.size = commands.len(), "a batch is redone one by one");
         // One of them got in another writer's way: redone one by one, it keeps nobody else waiting or failing.
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {

@@ -47,6 +47,7 @@ on_both_databases!(
     one_booking_paid_sixty_four_times_at_once_is_taken_once,
     two_processes_take_a_payment_once,
     two_processes_do_not_overdraw_a_wallet,
+    two_processes_give_back_no_more_than_was_taken,
     two_processes_may_pay_and_void_at_once,
     a_voided_booking_is_never_charged,
     voiding_gives_back_what_is_left,
@@ -261,6 +262,24 @@ async fn two_processes_do_not_overdraw_a_wallet(till: Till) {
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == "OK").count(), 10);
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == "INSUFFICIENT_BALANCE").count(), 6);
     assert_eq!(till.balance(fan).await, 0);
+    till.assert_books_add_up().await;
+}
+
+async fn two_processes_give_back_no_more_than_was_taken(till: Till) {
+    let fan = till.fan_with(1_000).await;
+    let booking = BookingId::new();
+    till.payments.submit(Command::Pay(booking, charge(fan, 1_000))).await.unwrap();
+    let (here, there) = (till.payments.clone(), till.second_process());
+    let mut refunded = 0;
+    for _ in 0..8 {
+        let refund = || Command::Refund(Refund { id: RefundId::new(), booking, amount: 100 });
+        let (ours, theirs) = tokio::join!(here.submit(refund()), there.submit(refund()));
+        for answer in [ours, theirs] {
+            assert!(["OK", "REFUND_EXCEEDS_PAYMENT"].contains(&outcome(&answer)), "{answer:?}");
+            refunded += i64::from(answer.is_ok()) * 100;
+        }
+    }
+    assert_eq!((refunded, till.balance(fan).await), (1_000, 1_000));
     till.assert_books_add_up().await;
 }
 

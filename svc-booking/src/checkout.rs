@@ -26,7 +26,7 @@ use crate::{
 /// What a booking that can't be paid right now adds to its hold.
 const KEPT_WHILE_DOWN: TimeDelta = TimeDelta::minutes(5);
 /// How long a hold is kept at least while it is being booked.
-const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(60);
+const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(15);
 /// How long the fan waits for the outcome before hearing PAYING.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a refund is waited for.
@@ -49,6 +49,15 @@ pub(crate) struct Outcome {
     pub(crate) is_replay: bool,
 }
 
+/// Whether a booking was worked on before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// By whoever made it.
+    First,
+    /// By a worker that found it. An earlier charge may have been taken, or be on its way.
+    Again,
+}
+
 impl Shared {
     /// Books a hold.
     pub(crate) async fn book(&self, order: Order) -> Result<Outcome, Error> {
@@ -57,9 +66,13 @@ impl Shared {
         }
         let now = self.clock.now();
         let Some(hold) = self.holds.extend(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
-            return self.explain_missing_hold(order).await;
+            return self.find_earlier(&order).await?.ok_or(Error::HoldExpired);
         };
         if self.neighbours.is_payment_refusing() {
+            // A payment of this hold may be under way: then it is not so that nothing was charged.
+            if let Some(earlier) = self.find_earlier(&order).await? {
+                return Ok(earlier);
+            }
             self.holds.extend(hold.id, now + KEPT_WHILE_DOWN, now).await;
             return Err(Error::PaymentFailed { failure: PaymentFailure::Unavailable, booking: None });
         }
@@ -69,10 +82,9 @@ impl Shared {
         }
         self.catalog.begin_sale(hold.concert).await?;
 
-        let booking = new_booking(&hold, &sale, now);
+        let booking = new_booking(&hold, &sale, self.clock.now());
         let new = NewBooking {
             booking: booking.clone(),
-            hold: hold.id,
             request_key: order.request_key.clone(),
             fingerprint: order.fingerprint,
             seat_limit: sale.max_seats_per_fan,
@@ -85,9 +97,9 @@ impl Shared {
 
         // The work goes on when the caller stops waiting: the row is there now.
         let work = {
-            let (shared, booking, hold) = (self.clone(), booking.clone(), hold.id);
+            let (shared, booking) = (self.clone(), booking.clone());
             let context = Context::current().without_deadline();
-            tokio::spawn(context.scope(async move { shared.run(booking, Some(hold)).await }))
+            tokio::spawn(context.scope(async move { shared.run(booking, Attempt::First).await }))
         };
         let booking = match tokio::time::timeout(PATIENCE, work).await {
             Ok(Ok(Ok(settled))) => settled,
@@ -100,10 +112,8 @@ impl Shared {
         }
     }
 
-    /// Goes on with a booking until nothing is left to do, or until it has to wait. `hold` is what its seats are kept by,
-    /// if that is known. The booking as it is then.
-    pub(crate) async fn run(&self, mut booking: Booking, hold: Option<HoldId>) -> Result<Booking, Error> {
-        let seats: Vec<u32> = booking.seats.iter().map(|seat| seat.ordinal).collect();
+    /// Goes on with a booking until nothing is left to do, or until it has to wait. The booking as it is then.
+    pub(crate) async fn run(&self, mut booking: Booking, attempt: Attempt) -> Result<Booking, Error> {
         let mut step = booking.first_step(self.clock.now());
         loop {
             step = match step {
@@ -111,21 +121,25 @@ impl Shared {
                     crash::point("booking.charge.before");
                     let charge = self.neighbours.charge(&booking).await;
                     crash::point("booking.charge.after");
-                    // Whoever comes back to a booking can't know whether an earlier charge was sent.
-                    let may_have_been_sent = hold.is_none();
-                    match charge.next() {
-                        Step::Fail(PaymentFailure::Unavailable) if may_have_been_sent => Step::Wait,
-                        next => next,
-                    }
+                    charge.next(attempt == Attempt::Again)
                 }
-                Step::Void => self.neighbours.void(&booking).await.next(),
+                Step::Void(failure) => match self.neighbours.void(&booking).await {
+                    Ok(()) => Step::Fail(failure),
+                    Err(_) => Step::Wait,
+                },
                 Step::Confirm => {
+                    // Before the database says so: whoever sees it confirmed may cancel it at once, and what is given
+                    // back must be known as sold by then.
+                    self.settle(&booking).await;
                     crash::point("booking.confirm.before");
                     if !self.store.confirm(&booking).await? {
-                        return self.store.find_own(booking.fan, booking.id).await;
+                        let current = self.store.find_own(booking.fan, booking.id).await?;
+                        if matches!(current.state, State::Failed | State::Cancelled) {
+                            self.give_back(&current).await;
+                        }
+                        return Ok(current);
                     }
                     crash::point("booking.confirm.after");
-                    self.holds.settle(booking.concert, booking.fan, &seats, hold).await;
                     booking.state = State::Confirmed;
                     return Ok(booking);
                 }
@@ -135,20 +149,30 @@ impl Shared {
                         return self.store.find_own(booking.fan, booking.id).await;
                     }
                     crash::point("booking.fail.after");
-                    if hold.is_none() {
-                        self.holds.free(booking.concert, booking.fan, &seats).await;
+                    // In a first attempt the seats are still kept by the hold, and stay so.
+                    if attempt == Attempt::Again {
+                        self.give_back(&booking).await;
                     }
                     booking.state = State::Failed;
+                    booking.hold = None;
                     booking.failure = Some(failure);
                     return Ok(booking);
                 }
                 Step::Wait => {
-                    // The seats are the fan's until it is known: nobody else is to be offered them.
-                    self.holds.settle(booking.concert, booking.fan, &seats, hold).await;
+                    // The seats are the fan's until it is known: nobody else is to be offered them. If the lease ran out,
+                    // whoever has it now may have given them back already.
+                    if self.clock.now() < booking.lease.until {
+                        self.settle(&booking).await;
+                    }
                     return Ok(booking);
                 }
             };
         }
+    }
+
+    /// Notes that a booking has its seats, and no longer the hold they were kept by.
+    async fn settle(&self, booking: &Booking) {
+        self.holds.settle(booking.concert, booking.fan, &booking.ordinals(), booking.hold).await;
     }
 
     /// Cancels a booking and gives its price back. A refund that fails now is made later by a worker.
@@ -158,8 +182,7 @@ impl Shared {
         crash::point("booking.cancel.after");
         let booking = cancelled.booking;
         if !cancelled.is_replay {
-            let seats: Vec<u32> = booking.seats.iter().map(|seat| seat.ordinal).collect();
-            self.holds.free(booking.concert, fan, &seats).await;
+            self.give_back(&booking).await;
         }
         let work = {
             let shared = self.clone();
@@ -192,14 +215,14 @@ impl Shared {
         Ok(made)
     }
 
-    /// A fan's hold that is not there: it was booked by this key before, or by another one, or it has expired.
-    async fn explain_missing_hold(&self, order: Order) -> Result<Outcome, Error> {
+    /// What became of an order before: it was made by the same key, or its hold was booked by another one.
+    async fn find_earlier(&self, order: &Order) -> Result<Option<Outcome>, Error> {
         if let Some((booking, fingerprint)) = self.store.find_by_key(order.fan, &order.request_key).await? {
-            return self.replay(booking, &fingerprint, &order);
+            return self.replay(booking, &fingerprint, order).map(Some);
         }
         match self.store.find_by_hold(order.hold).await? {
             Some(booking) => Err(Error::HoldBooked(booking)),
-            None => Err(Error::HoldExpired),
+            None => Ok(None),
         }
     }
 
@@ -237,12 +260,13 @@ impl Shared {
     }
 }
 
-fn new_booking(hold: &Hold, sale: &Sale, now: chrono::DateTime<chrono::Utc>) -> Booking {
+pub(crate) fn new_booking(hold: &Hold, sale: &Sale, now: chrono::DateTime<chrono::Utc>) -> Booking {
     let seats: Vec<_> = hold.seats.iter().map(|seat| sale.layout.seat(*seat)).collect();
     Booking {
         id: BookingId::new(),
         fan: hold.fan,
         concert: hold.concert,
+        hold: Some(hold.id),
         state: State::Paying,
         total: seats.iter().map(|seat| seat.price).sum(),
         seats,

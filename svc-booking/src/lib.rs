@@ -9,6 +9,8 @@ mod holds;
 mod seats;
 mod service;
 mod store;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -106,9 +108,7 @@ pub async fn serve(
         currency: config.currency,
         hold_ttl: config.hold_ttl,
     };
-    let routes = Routes::new(SeatServiceServer::new(shared.clone()))
-        .add_service(HoldServiceServer::new(shared.clone()))
-        .add_service(BookingServiceServer::new(shared.clone()));
+    let routes = routes(&shared);
     worker::start(&shared, &shutdown);
 
     let authenticator = config.common.authenticator("booking", &clock, &shutdown);
@@ -116,6 +116,13 @@ pub async fn serve(
     server::serve(config.common.server_options("booking"), routes, authenticator, incoming, shutdown).await?;
     shared.store.close().await;
     Ok(())
+}
+
+/// What the service answers.
+fn routes(shared: &Shared) -> Routes {
+    Routes::new(SeatServiceServer::new(shared.clone()))
+        .add_service(HoldServiceServer::new(shared.clone()))
+        .add_service(BookingServiceServer::new(shared.clone()))
 }
 
 /// Migrates the database.

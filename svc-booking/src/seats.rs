@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     Shared,
-    domain::{layout::Ordinal, sale::Sale},
+    domain::{booking::Booking, layout::Ordinal, sale::Sale},
     error::Error,
     holds::{Granted, SeatState, Snapshot, Wish},
 };
@@ -69,6 +69,13 @@ impl Shared {
         tracing::info!(concert.id = %sale.concert, seats.sold = sold.seats.len(), "seats loaded");
         self.holds.load(sale.concert, sold).await;
         Ok(())
+    }
+
+    /// Notes that a booking's seats were given back.
+    pub(crate) async fn give_back(&self, booking: &Booking) {
+        // A load that is under way may have read them as sold before they were given back: let it come first.
+        let _no_load = self.views.loading.lock().await;
+        self.holds.free(booking.concert, booking.fan, &booking.ordinals()).await;
     }
 
     /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.

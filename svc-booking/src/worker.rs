@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Shared,
+    checkout::Attempt,
     domain::booking::{Booking, State},
     error::Error,
 };
@@ -97,22 +98,24 @@ impl Recovery {
         let now = shared.clock.now();
         let is_full = self.sweeps.is_multiple_of(FULL_SWEEP_EVERY);
         let from = if is_full { self.all_settled_before } else { first_id_at(now - YOUNG) };
-        let mut abandoned: Vec<Booking> = std::mem::take(&mut self.waiting).into_values().collect();
+        let mut paying: Vec<Booking> = Vec::new();
         let mut next = from;
         loop {
-            let found = shared.store.list_abandoned(next, Uuid::max(), now).await?;
+            let found = shared.store.list_paying(next).await?;
             let Some(last) = found.last() else { break };
             next = Uuid::from_u128(last.id.uuid().as_u128() + 1);
-            abandoned.extend(found);
+            paying.extend(found);
         }
-        abandoned.sort_by_key(|booking| booking.id);
-        abandoned.dedup_by_key(|booking| booking.id);
-        for booking in abandoned {
+        // Those that someone else works on count too: they may be left to us yet.
+        let oldest_paying = paying.first().map_or(Uuid::max(), |booking| booking.id.uuid());
+        let mut abandoned = std::mem::take(&mut self.waiting);
+        let lost = paying.into_iter().filter(|booking| booking.lease.until < now);
+        abandoned.extend(lost.map(|booking| (booking.id, booking)));
+        for booking in abandoned.into_values() {
             self.resume(shared, booking, now).await?;
         }
         if is_full {
-            let oldest_waiting = self.waiting.keys().next().map_or(Uuid::max(), |id| id.uuid());
-            self.all_settled_before = first_id_at(now - CLOCK_SKEW).min(oldest_waiting);
+            self.all_settled_before = first_id_at(now - CLOCK_SKEW).min(oldest_paying);
         }
         self.sweeps += 1;
         Ok(())
@@ -122,7 +125,7 @@ impl Recovery {
         // One that waited here may have been settled by its own task or another replica: then there is no lease to take.
         let Some(booking) = shared.store.take_over(booking, now).await? else { return Ok(()) };
         tracing::info!(booking.id = %booking.id, lease.epoch = booking.lease.epoch, "going on with a booking");
-        let booking = shared.run(booking, None).await?;
+        let booking = shared.run(booking, Attempt::Again).await?;
         if booking.state == State::Paying {
             self.waiting.insert(booking.id, booking);
         } else {

@@ -1,5 +1,7 @@
 //! Why the concert service refuses, and how that is answered.
 
+use std::time::Duration;
+
 use boxoffice_proto::{common::v1::ErrorReason as CommonReason, concert::v1::ErrorReason};
 use mesh::Failure;
 use sea_orm::DbErr;
@@ -7,6 +9,9 @@ use thiserror::Error;
 use tonic::Status;
 
 use crate::domain::concert::Refusal;
+
+/// When to come back if someone else was faster.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Why the concert service refuses.
 #[derive(Debug, Error)]
@@ -42,7 +47,8 @@ impl From<Error> for Failure {
             Error::Refused(Refusal::Cancelled) => ErrorReason::ConcertCancelled,
             Error::Refused(Refusal::Ended) => ErrorReason::ConcertEnded,
             Error::ChangedMeanwhile => {
-                return Failure::new(CommonReason::RequestInProgress, error.to_string());
+                return Failure::new(CommonReason::RequestInProgress, error.to_string())
+                    .retry_after(COME_BACK);
             }
             Error::Corrupt { .. } => return Failure::internal(error),
             Error::Database(error) => return error.into(),

@@ -152,6 +152,9 @@ async fn relay(
     let Some(mut server) = connected else {
         return reset(&client);
     };
+    // Else the kernel holds small writes back for up to 40 ms. A socket that is dead already needs none of it.
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
     let ended_well = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();

@@ -158,6 +158,8 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT)
             .foreign_keys(true)
+            // A checkpoint every 16 MB instead of 4: it flushes the file while writers wait.
+            .pragma("wal_autocheckpoint", "4000")
             .statement_cache_capacity(300);
         let pool_options =
             || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
@@ -188,8 +190,8 @@ impl Database {
         Ok(Self { reader: connection.clone(), writer: connection, pool: Pool::Postgres(pool) })
     }
 
-    /// Brings the schema up to date. Safe to call from several processes at once: Postgres holds an advisory lock, a
-    /// SQLite file has one writer. Each step is a transaction.
+    /// Brings the schema up to date. Safe to call from several processes at once: they take turns. Each step is a
+    /// transaction.
     ///
     /// # Errors
     /// If the schema is newer than this program, was made by another one, or a step fails.
@@ -198,8 +200,8 @@ impl Database {
         let migrator =
             Migrator::with_migrations(migrations.iter().map(|step| step.for_backend(backend)).collect());
         let outcome = match &self.pool {
-            Pool::Postgres(pool) => migrator.run(pool).await,
-            Pool::Sqlite(pool) => migrator.run(pool).await,
+            Pool::Postgres(pool) => migrate_postgres(pool, &migrator).await,
+            Pool::Sqlite(pool) => migrate_sqlite(pool, &migrator).await,
         };
         outcome.map_err(|error| match error {
             MigrateError::VersionMissing(version) => DatabaseError::TooNew { version },
@@ -241,6 +243,25 @@ impl Database {
         let _ = self.reader.close().await;
         let _ = self.writer.close().await;
     }
+}
+
+// `run_direct`, as the future of `run` on a connection is not `Send` for every lifetime.
+
+/// On a connection that is closed afterwards: a migration may take longer than other statements, and one that failed
+/// leaves its connection with the advisory lock.
+async fn migrate_postgres(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?;
+    connection.close_on_drop();
+    sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
+    migrator.run_direct(None, &mut *connection, false).await
+}
+
+/// Within a transaction that keeps others out: here sqlx takes no lock. What steps were done before one failed stays.
+async fn migrate_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let outcome = migrator.run_direct(None, &mut *transaction, false).await;
+    transaction.commit().await?;
+    outcome
 }
 
 impl Migration {
@@ -293,7 +314,7 @@ pub async fn insert_rows(
         let text = format!(
             "INSERT INTO {table} ({}) VALUES {} {tail}",
             columns.join(", "),
-            rows_of(count, columns.len())
+            rows_of(connection.get_database_backend(), count, columns.len())
         );
         let values: Vec<Value> = rows.by_ref().take(count).flatten().collect();
         connection.execute_raw(sql(connection, text, values)).await?;
@@ -306,11 +327,15 @@ pub fn power_of_two_within(count: usize) -> usize {
     1 << count.ilog2()
 }
 
-/// The placeholders of so many rows: `($1, $2), ($3, $4)`.
-pub fn rows_of(count: usize, columns: usize) -> String {
+/// The placeholders of so many rows: `($1, $2), ($3, $4)`. On SQLite `(?, ?), (?, ?)`: its driver looks every `$n` up by
+/// name, one after the other.
+pub fn rows_of(backend: DatabaseBackend, count: usize, columns: usize) -> String {
+    let place = |number: usize| match backend {
+        DatabaseBackend::Sqlite => "?".to_owned(),
+        _ => format!("${number}"),
+    };
     let row = |row: usize| {
-        let places: Vec<String> =
-            (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        let places: Vec<String> = (1..=columns).map(|column| place(row * columns + column)).collect();
         format!("({})", places.join(", "))
     };
     (0..count).map(row).collect::<Vec<_>>().join(", ")
@@ -415,7 +440,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(rows.len(), 37);
-        assert_eq!(rows_of(2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(rows_of(DatabaseBackend::Postgres, 2, 2), "($1, $2), ($3, $4)");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A booking and its saga: claim → pay → confirm. `next` says what is to be done; who does it is `checkout`.
 
 use chrono::{DateTime, Utc};
-use mesh::id::{BookingId, ConcertId, UserId};
+use mesh::id::{BookingId, ConcertId, HoldId, UserId};
 
-use super::layout::Seat;
+use super::layout::{Ordinal, Seat};
 
 /// A fan's purchase of seats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) struct Booking {
     pub(crate) id: BookingId,
     pub(crate) fan: UserId,
     pub(crate) concert: ConcertId,
+    /// What its seats were kept by. None once it failed: the hold may be booked again.
+    pub(crate) hold: Option<HoldId>,
     pub(crate) state: State,
     pub(crate) seats: Vec<Seat>,
     /// In minor units, as are all amounts.
@@ -62,8 +64,8 @@ pub(crate) enum Charge {
 pub(crate) enum Step {
     /// Ask for the payment, by the booking's id.
     Charge,
-    /// Make sure that it is never taken: it has been unknown for too long for the fan to still expect it.
-    Void,
+    /// Make sure that it is never taken, for then the booking fails for this reason.
+    Void(PaymentFailure),
     /// Write that it is paid.
     Confirm,
     /// Write that it failed, and give the seats back.
@@ -76,19 +78,29 @@ pub(crate) enum Step {
 pub(crate) const CHARGE_WINDOW_SECONDS: i64 = 600;
 
 impl Booking {
-    /// What to do first with a booking that is PAYING.
+    /// The places that it is for.
+    pub(crate) fn ordinals(&self) -> Vec<Ordinal> {
+        self.seats.iter().map(|seat| seat.ordinal).collect()
+    }
+
+    /// What to do first with a booking that is PAYING. One that has been unknown for too long is not charged any more:
+    /// the fan no longer expects it.
     pub(crate) fn first_step(&self, now: DateTime<Utc>) -> Step {
-        if (now - self.create_time).num_seconds() < CHARGE_WINDOW_SECONDS { Step::Charge } else { Step::Void }
+        let is_expected = (now - self.create_time).num_seconds() < CHARGE_WINDOW_SECONDS;
+        if is_expected { Step::Charge } else { Step::Void(PaymentFailure::TimedOut) }
     }
 }
 
 impl Charge {
-    /// What follows from the answer to a charge or a void.
-    pub(crate) fn next(self) -> Step {
+    /// What follows from the answer to a charge. If it was asked for before, that earlier charge may have been taken, or
+    /// may still be on its way: a refusal of this one says nothing about it.
+    pub(crate) fn next(self, was_asked_before: bool) -> Step {
         match self {
             Self::Captured => Step::Confirm,
-            Self::Refused(why) => Step::Fail(why),
             Self::Unknown => Step::Wait,
+            Self::Refused(PaymentFailure::Unavailable) if was_asked_before => Step::Wait,
+            Self::Refused(why) if was_asked_before => Step::Void(why),
+            Self::Refused(why) => Step::Fail(why),
         }
     }
 }
@@ -143,6 +155,7 @@ mod tests {
             id: BookingId::new(),
             fan: UserId::new(),
             concert: ConcertId::new(),
+            hold: Some(HoldId::new()),
             state: State::Paying,
             seats: Vec::new(),
             total: 100,
@@ -154,15 +167,27 @@ mod tests {
         assert_eq!(booking.first_step(create_time), Step::Charge);
         assert_eq!(
             booking.first_step(create_time + chrono::TimeDelta::seconds(CHARGE_WINDOW_SECONDS)),
-            Step::Void
+            Step::Void(PaymentFailure::TimedOut)
         );
     }
 
     #[test]
     fn only_a_capture_confirms_and_only_a_refusal_fails() {
-        assert_eq!(Charge::Captured.next(), Step::Confirm);
-        assert_eq!(Charge::Unknown.next(), Step::Wait);
-        assert_eq!(Charge::Refused(PaymentFailure::Declined).next(), Step::Fail(PaymentFailure::Declined));
+        for was_asked_before in [false, true] {
+            assert_eq!(Charge::Captured.next(was_asked_before), Step::Confirm);
+            assert_eq!(Charge::Unknown.next(was_asked_before), Step::Wait);
+        }
+        let declined = Charge::Refused(PaymentFailure::Declined);
+        assert_eq!(declined.next(false), Step::Fail(PaymentFailure::Declined));
+    }
+
+    #[test]
+    fn a_refusal_does_not_speak_for_an_earlier_charge() {
+        let refused = |why| Charge::Refused(why).next(true);
+        assert_eq!(refused(PaymentFailure::Unavailable), Step::Wait);
+        for why in [PaymentFailure::InsufficientBalance, PaymentFailure::Declined] {
+            assert_eq!(refused(why), Step::Void(why));
+        }
     }
 
     #[test]

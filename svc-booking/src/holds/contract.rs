@@ -27,6 +27,7 @@ contract! {
     an_end_only_moves_later,
     sold_seats_stay_sold_until_freed,
     settling_twice_is_once,
+    a_hold_that_lost_its_seats_frees_none,
     a_watcher_sees_each_change,
     an_old_revision_starts_over,
     an_unknown_concert_is_not_loaded,
@@ -114,6 +115,13 @@ async fn a_key_holds_once(sale: Sale) {
     let hold = sale.held(ann, &[0], "k").await;
     assert_eq!(sale.hold(ann, &[0], "k").await, Granted::Replayed(hold.id));
     assert_eq!(sale.hold(ann, &[1], "k").await, Granted::KeyReused);
+    let granted = async |fan, key, fingerprint| {
+        sale.holds.find_granted(sale.concert, fan, key, &[fingerprint; 32]).await
+    };
+    assert_eq!(granted(ann, "k", 0).await, Some(Granted::Replayed(hold.id)));
+    assert_eq!(granted(ann, "k", 1).await, Some(Granted::KeyReused));
+    assert_eq!(granted(ann, "l", 0).await, None);
+    assert_eq!(granted(bob, "k", 0).await, None);
     sale.held(bob, &[1], "k").await;
     sale.holds.release(hold.id, sale.now).await;
     assert_eq!(sale.hold(ann, &[0], "k").await, Granted::Replayed(hold.id), "a key is used up");
@@ -165,6 +173,14 @@ async fn settling_twice_is_once(sale: Sale) {
     }
     assert_eq!(sale.letters().await, "AAHHAAAAAAAAAAAAAAAS");
     sale.held(fan, &[0, 1], "l").await;
+}
+
+async fn a_hold_that_lost_its_seats_frees_none(sale: Sale) {
+    let hold = sale.held(UserId::new(), &[0, 1], "k").await;
+    sale.holds.settle(sale.concert, UserId::new(), &[0], None).await;
+    sale.holds.release(hold.id, sale.now).await;
+    assert_eq!(sale.letters().await, "SAAAAAAAAAAAAAAAAAAS");
+    assert_eq!(sale.holds.unsold().await, [(sale.concert, PLACES - 2)]);
 }
 
 async fn a_watcher_sees_each_change(sale: Sale) {

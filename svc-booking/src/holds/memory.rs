@@ -84,6 +84,16 @@ impl MemoryHolds {
         granted
     }
 
+    pub(super) fn find_granted(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        request_key: &str,
+        fingerprint: &[u8; 32],
+    ) -> Option<Granted> {
+        lock(&*self.concert(concert)?).find_granted(&(fan, request_key.to_owned()), fingerprint)
+    }
+
     pub(super) fn find(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
         self.with_hold(hold, |concert| concert.live(hold, now).cloned())
     }
@@ -184,12 +194,17 @@ impl Concert {
         self.holds.get(&hold).filter(|hold| hold.expire_time > now)
     }
 
+    fn find_granted(&self, key: &(UserId, String), fingerprint: &[u8; 32]) -> Option<Granted> {
+        let known = self.keys.get(key)?;
+        let is_same = known.fingerprint == *fingerprint;
+        Some(if is_same { Granted::Replayed(known.hold) } else { Granted::KeyReused })
+    }
+
     fn hold(&mut self, wish: Wish, now: DateTime<Utc>) -> Granted {
         let Wish { hold, limit, request_key, fingerprint } = wish;
         let key = (hold.fan, request_key);
-        if let Some(known) = self.keys.get(&key) {
-            let is_same = known.fingerprint == fingerprint;
-            return if is_same { Granted::Replayed(known.hold) } else { Granted::KeyReused };
+        if let Some(granted) = self.find_granted(&key, &fingerprint) {
+            return granted;
         }
         let count = self.fans.get(&hold.fan).copied().unwrap_or_default();
         let remaining = limit.saturating_sub(count.held + count.sold);
@@ -212,7 +227,9 @@ impl Concert {
 
     fn release(&mut self, id: HoldId) -> Option<Hold> {
         let hold = self.remove(id)?;
-        self.change(&hold.seats, SeatState::Available);
+        // A seat that was sold meanwhile stays sold: the database decided so.
+        let held = self.in_state(&hold.seats, |state| state == SeatState::Held);
+        self.change(&held, SeatState::Available);
         Some(hold)
     }
 

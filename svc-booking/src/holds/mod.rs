@@ -123,6 +123,19 @@ impl Holds {
         }
     }
 
+    /// What a key was granted before. None: it is new, or the concert is not loaded.
+    pub(crate) async fn find_granted(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        request_key: &str,
+        fingerprint: &[u8; 32],
+    ) -> Option<Granted> {
+        match self {
+            Self::Memory(memory) => memory.find_granted(concert, fan, request_key, fingerprint),
+        }
+    }
+
     /// A hold that has not expired.
     pub(crate) async fn find(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
         match self {

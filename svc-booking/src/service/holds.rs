@@ -58,7 +58,13 @@ impl HoldService for Shared {
                 let is_adjacent = best_available::are_adjacent(&sale.layout, &seats);
                 self.grant(&sale, wish(Found { seats, is_adjacent })).await?
             }
-            Some(wanted) => self.grant_best(&sale, wanted, wish).await?,
+            Some(wanted) => {
+                // What this key was given is not looked for again: it is no longer free.
+                match self.holds.find_granted(concert, fan, &request_key, &fingerprint).await {
+                    Some(granted) => granted,
+                    None => self.grant_best(&sale, wanted, wish).await?,
+                }
+            }
         };
         self.answer_grant(&sale, fan, granted).await
     }
@@ -79,6 +85,10 @@ impl HoldService for Shared {
         let id: HoldId = field::id("hold_id", &request.get_ref().hold_id)?;
         if !hold::belongs_to(id, fan) {
             return Err(Error::HoldNotFound.into());
+        }
+        // The seats of a hold that is being booked, or was, are the booking's: there is nothing to give back.
+        if self.store.find_by_hold(id).await?.is_some() {
+            return Ok(Response::new(DeleteHoldResponse { hold: None }));
         }
         let hold = match self.holds.release(id, self.clock.now()).await {
             Some(hold) => {

@@ -4,7 +4,7 @@
 use mesh::{
     Failure,
     database::{Database, insert_rows, is_unavailable, power_of_two_within, rows_of, sql},
-    id::{BookingId, ConcertId, HoldId, Id, UserId},
+    id::{BookingId, ConcertId, Id, UserId},
     lane::Work,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait, Value};
@@ -20,7 +20,6 @@ use crate::domain::{
 #[derive(Debug, Clone)]
 pub(crate) struct NewBooking {
     pub(crate) booking: Booking,
-    pub(crate) hold: HoldId,
     pub(crate) request_key: String,
     pub(crate) fingerprint: [u8; 32],
     /// Seats of the concert that the fan may have.
@@ -204,7 +203,7 @@ fn booking_row(new: &NewBooking) -> Vec<Value> {
         booking.id.uuid().into(),
         booking.fan.uuid().into(),
         booking.concert.uuid().into(),
-        new.hold.uuid().into(),
+        booking.hold.map(Id::uuid).into(),
         new.request_key.clone().into(),
         new.fingerprint.to_vec().into(),
         booking.state.number().into(),
@@ -229,7 +228,7 @@ async fn confirm(
             "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN (VALUES {}) RETURNING id",
             State::Confirmed.number(),
             State::Paying.number(),
-            rows_of(now.len(), 2),
+            rows_of(transaction.get_database_backend(), now.len(), 2),
         );
         let values: Vec<Value> =
             now.iter().flat_map(|(booking, epoch)| [booking.uuid().into(), (*epoch).into()]).collect();
@@ -296,7 +295,9 @@ async fn diagnose(connection: &DatabaseTransaction, new: &NewBooking) -> Result<
     if let Some((booking, fingerprint)) = find_by_key(connection, booking.fan, &new.request_key).await? {
         return Ok(Some(Conflict::Replay { booking: Box::new(booking), fingerprint }));
     }
-    if let Some(booking) = find_by_hold(connection, new.hold).await? {
+    if let Some(hold) = booking.hold
+        && let Some(booking) = find_by_hold(connection, hold).await?
+    {
         return Ok(Some(Conflict::HoldBooked(booking)));
     }
     let mut taken = Vec::new();

@@ -12,7 +12,7 @@ use mesh::{
     lane::Lane,
     page::Page,
 };
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, SqlErr, Value};
 use uuid::Uuid;
 
 use self::hot::{Answer, HotWrites, Job};
@@ -30,7 +30,7 @@ use crate::{
 pub(crate) const LEASE: TimeDelta = TimeDelta::seconds(5);
 
 const COLUMNS: &str =
-    "id, fan, concert, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
+    "id, fan, concert, hold, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
 
 /// The bookings.
 #[derive(Clone)]
@@ -152,20 +152,14 @@ impl Store {
         Ok(Sold { places, seats, fans })
     }
 
-    /// Bookings that are PAYING and whose lease has run out, among those made between two ids.
-    pub(crate) async fn list_abandoned(
-        &self,
-        from: Uuid,
-        to: Uuid,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Booking>, Error> {
+    /// Bookings that are PAYING, from an id on, whoever works on them. Some of them: ask again from after the last one.
+    pub(crate) async fn list_paying(&self, from: Uuid) -> Result<Vec<Booking>, Error> {
         let reader = self.database.reader();
         let text = format!(
-            "SELECT {COLUMNS} FROM booking WHERE id >= $1 AND id < $2 AND state = {} AND lease_until < $3
-             ORDER BY id LIMIT 256",
+            "SELECT {COLUMNS} FROM booking WHERE id >= $1 AND state = {} ORDER BY id LIMIT 256",
             State::Paying.number()
         );
-        let rows = reader.query_all_raw(sql(reader, text, [from.into(), to.into(), now.into()])).await?;
+        let rows = reader.query_all_raw(sql(reader, text, [from.into()])).await?;
         Ok(rows.iter().map(booking_from).collect::<Result<_, _>>()?)
     }
 
@@ -206,14 +200,10 @@ impl Store {
             .await?
             .filter(|booking| booking.fan == fan)
             .ok_or(Error::BookingNotFound)?;
-        let statement = sql(
-            &transaction,
-            "SELECT id FROM booking WHERE fan = $1 AND cancel_key = $2",
-            [fan.uuid().into(), key.into()],
-        );
-        if let Some(row) = transaction.query_one_raw(statement).await? {
-            let is_same = row.try_get::<Uuid>("", "id")? == id.uuid();
-            return if is_same { Ok(Cancelled { booking, is_replay: true }) } else { Err(Error::KeyReused) };
+        match find_by_cancel_key(&transaction, fan, key).await? {
+            Some(known) if known == id => return Ok(Cancelled { booking, is_replay: true }),
+            Some(_) => return Err(Error::KeyReused),
+            None => {}
         }
         let updated = transaction
             .execute_raw(sql(
@@ -226,10 +216,18 @@ impl Store {
                     State::Confirmed.number().into(),
                 ],
             ))
-            .await?;
+            .await
+            .map_err(|error| match error.sql_err() {
+                // Another booking was cancelled by this key meanwhile.
+                Some(SqlErr::UniqueConstraintViolation(_)) => Error::KeyReused,
+                _ => error.into(),
+            })?;
         if updated.rows_affected() == 0 {
             let booking = find(&transaction, id).await?.ok_or(Error::BookingNotFound)?;
-            return Err(Error::NotCancellable(booking.state));
+            // The same request may have come twice at once, and the other was first.
+            let is_replay = find_by_cancel_key(&transaction, fan, key).await? == Some(id);
+            let refused = Error::NotCancellable(booking.state);
+            return if is_replay { Ok(Cancelled { booking, is_replay }) } else { Err(refused) };
         }
         hot::release_claims(&transaction, &booking).await?;
         if booking.total > 0 {
@@ -304,6 +302,16 @@ async fn find_by_key(
     row.map(|row| Ok((booking_from(&row)?, row.try_get("", "fingerprint")?))).transpose()
 }
 
+async fn find_by_cancel_key(
+    connection: &impl ConnectionTrait,
+    fan: UserId,
+    key: &str,
+) -> Result<Option<BookingId>, DbErr> {
+    let text = "SELECT id FROM booking WHERE fan = $1 AND cancel_key = $2";
+    let row = connection.query_one_raw(sql(connection, text, [fan.uuid().into(), key.into()])).await?;
+    row.map(|row| Ok(BookingId::from_uuid(row.try_get("", "id")?))).transpose()
+}
+
 async fn find_by_hold(connection: &impl ConnectionTrait, hold: HoldId) -> Result<Option<BookingId>, DbErr> {
     let statement = sql(connection, "SELECT id FROM booking WHERE hold = $1", [hold.uuid().into()]);
     let row = connection.query_one_raw(statement).await?;
@@ -314,10 +322,12 @@ fn booking_from(row: &QueryResult) -> Result<Booking, DbErr> {
     let corrupt = |what: &str| DbErr::Type(format!("a booking's {what} can't be read"));
     let seats: String = row.try_get("", "seats")?;
     let failure: Option<i16> = row.try_get("", "failure")?;
+    let hold: Option<Uuid> = row.try_get("", "hold")?;
     Ok(Booking {
         id: BookingId::from_uuid(row.try_get("", "id")?),
         fan: UserId::from_uuid(row.try_get("", "fan")?),
         concert: ConcertId::from_uuid(row.try_get("", "concert")?),
+        hold: hold.map(HoldId::from_uuid),
         state: State::from_number(row.try_get("", "state")?).ok_or_else(|| corrupt("state"))?,
         seats: serde_json::from_str(&seats).map_err(|_| corrupt("seats"))?,
         total: row.try_get("", "total")?,

@@ -86,7 +86,8 @@ impl ConcertService for Shared {
             concert.cancel(self.clock.now()).map_err(Error::from)?;
             store::change_stage(fresh.transaction(), &mut concert).await?;
         }
-        let concert = Some(self.describe(&concert).await?);
+        let venue = store::venue_of(fresh.transaction(), concert.venue).await?;
+        let concert = Some(self.write_concert(&concert, &venue));
         Ok(fresh.commit(CancelConcertResponse { concert }).await?)
     }
 

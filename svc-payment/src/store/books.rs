@@ -162,7 +162,7 @@ async fn change_wallets(transaction: &DatabaseTransaction, changes: &[(UserId, i
         let text = format!(
             "UPDATE wallet SET balance = wallet.balance + change.column2
              FROM (VALUES {}) AS change WHERE wallet.fan = change.column1",
-            rows_of(now.len(), 2)
+            rows_of(transaction.get_database_backend(), now.len(), 2)
         );
         let values = now.iter().flat_map(|(fan, change)| [fan.uuid().into(), (*change).into()]);
         let updated = transaction.execute_raw(sql(transaction, text, values)).await?.rows_affected();

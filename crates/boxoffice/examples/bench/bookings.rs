@@ -32,7 +32,7 @@ const SEATS_PER_CONCERT: usize = 100_000;
 /// A fan may have ten seats of a concert: five bookings of two.
 const BOOKINGS_PER_FAN: usize = 5;
 /// More bookings a second than anyone expects, to make enough fans and seats before the clock starts.
-const AT_MOST: usize = 4_000;
+const AT_MOST: usize = 8_000;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {

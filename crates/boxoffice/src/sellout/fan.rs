@@ -192,7 +192,8 @@ impl Fan {
         if both_good && id(&first) != id(&second) {
             anyhow::bail!("a double click was done twice: {} and {}", first.body, second.body);
         }
-        Ok(if first.status.is_success() { first } else { second })
+        let is_definite = |reply: &Reply| reply.reason() != "REQUEST_IN_PROGRESS";
+        Ok(if first.status.is_success() || !is_definite(&second) { first } else { second })
     }
 
     fn dice(&self, turn: u32) -> usize {

@@ -7,6 +7,7 @@
 mod balance;
 mod breaker;
 mod retry;
+mod stream;
 
 use std::{
     convert::Infallible,
@@ -27,13 +28,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
-use self::{balance::Balance, breaker::Breaker, retry::RetryBudget};
+use self::{balance::Balance, breaker::Breaker, retry::RetryBudget, stream::StreamBody};
 use crate::{
     auth::{SERVICE_HEADER, ServiceTokens},
     clock::Clock,
     context::Context,
     deadline,
-    failure::{Failure, chain},
+    failure::Failure,
     telemetry,
 };
 
@@ -220,14 +221,12 @@ impl Neighbour {
     async fn attempt(&self, method: &Method, request: Request<Body>) -> Attempt {
         let response = match self.balance.send(request).await {
             Ok(response) => response,
-            Err(error) if is_connect_error(&error) => return Attempt::NotSent(error.into()),
+            Err(error) if was_not_sent(&error) => return Attempt::NotSent(error.into()),
             Err(error) => return Attempt::Broken(error.into()),
         };
         let has_begun = response.status() == StatusCode::OK;
         if method.streams && has_begun && !response.headers().contains_key(Status::GRPC_STATUS) {
-            let name = self.name;
-            let response =
-                response.map(|body| Body::new(body.map_err(move |cause| Status::from(broken(name, cause)))));
+            let response = response.map(|body| Body::new(StreamBody::new(self.name, body)));
             return Attempt::Answered { response, is_fault: false };
         }
         // A unary answer is complete only with its trailers: until then the connection may still break.
@@ -273,10 +272,14 @@ fn patience(method: &Method) -> Duration {
     if method.streams { STREAM_START_LIMIT } else { method.deadline }
 }
 
-fn is_connect_error(error: &tonic::transport::Error) -> bool {
+/// Whether a call was surely not sent: no connection was made, or the one there was closed before it took the call, as
+/// that of a neighbour that drains.
+fn was_not_sent(error: &tonic::transport::Error) -> bool {
     let error: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(error), |error| error.source()).any(|cause| cause.is::<tonic::ConnectError>())
-        || chain(error).contains("tcp connect error")
+    std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+        let was_canceled = cause.downcast_ref().is_some_and(hyper::Error::is_canceled);
+        cause.is::<tonic::ConnectError>() || was_canceled
+    })
 }
 
 fn broken(name: &str, cause: impl Into<Cause>) -> Failure {

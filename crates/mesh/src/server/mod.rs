@@ -52,6 +52,8 @@ const KEEPALIVE_PERIOD: Duration = Duration::from_secs(30);
 /// A client that resets streams faster than they are dropped is attacking (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 50;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// The only inquiry that is no stream.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// How a service is served.
 #[derive(Debug, Clone)]
@@ -187,14 +189,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let inner = self.inner.clone();
-        if request.uri().path().starts_with("/grpc.") {
-            // Health and reflection: no policy of ours.
-            return Box::pin(inner.oneshot(request));
-        }
-        // Here and not in the future below: tonic's own timer for `grpc-timeout` starts when this returns, and would answer
-        // without a reason if it ended first.
+        // Here and not in the future below: tonic's own timer for `grpc-timeout` starts when this returns, and would
+        // answer without a reason if it ended first.
         let arrival = Instant::now();
+        let inner = self.inner.clone();
         let shared = Arc::clone(&self.shared);
         let context = Context { deadline: None, trace: Trace::read(request.headers()).child() };
         let path = request.uri().path();
@@ -202,7 +200,11 @@ where
         Box::pin(
             context
                 .scope(async move {
-                    let answer = shared.handle(inner, request, arrival).await;
+                    let answer = if request.uri().path().starts_with("/grpc.") {
+                        shared.handle_inquiry(inner, request).await
+                    } else {
+                        shared.handle(inner, request, arrival).await
+                    };
                     Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
                 })
                 .instrument(span),
@@ -244,7 +246,32 @@ impl Shared {
         }
         let place = Arc::clone(&self.stream_room).try_acquire_owned().map_err(|_| overloaded())?;
         let shutdown = self.shutdown.clone();
-        Ok(response.map(|body| Body::new(EndingBody::new(body, deadline, shutdown, place))))
+        let end = async move {
+            let _place = place;
+            tokio::select! { () = tokio::time::sleep_until(deadline) => {}, () = shutdown.begun() => {} }
+        };
+        Ok(response.map(|body| Body::new(EndingBody::new(body, context, end))))
+    }
+
+    /// Health and reflection are for anyone, at any time. But some watch or ask for ever: streams either way end when the
+    /// server drains.
+    async fn handle_inquiry<S>(&self, inner: S, request: Request<Body>) -> Result<Response<Body>, Failure>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        if request.uri().path() == HEALTH_CHECK {
+            let Ok(response) = inner.oneshot(request).await;
+            return Ok(response);
+        }
+        let ending = |body| Body::new(EndingBody::new(body, Context::current(), self.shutdown.begun_owned()));
+        let Ok(response) = inner.oneshot(request.map(ending)).await;
+        let status = response.headers().get(Status::GRPC_STATUS);
+        match status.map(|status| Code::from_bytes(status.as_bytes())) {
+            Some(Code::Unimplemented) => with_reason(response),
+            // What the health protocol answers stays as it is.
+            Some(_) => Ok(response),
+            None => Ok(response.map(ending)),
+        }
     }
 }
 
@@ -270,7 +297,11 @@ fn with_reason(response: Response<Body>) -> Result<Response<Body>, Failure> {
     let message =
         Status::from_header_map(headers).map(|status| status.message().to_owned()).unwrap_or_default();
     Err(match code {
-        Code::Unimplemented => Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"),
+        Code::Unimplemented if message.is_empty() => {
+            Failure::new(ErrorReason::TransportUnimplemented, "there is no such method")
+        }
+        // An encoding that we don't have; gRPC wants this code for it.
+        Code::Unimplemented => Failure::new(ErrorReason::TransportUnimplemented, message),
         Code::Cancelled => Failure::new(ErrorReason::TransportCancelled, message),
         // What tonic makes before a handler runs is about the message: undecodable, too large, badly compressed.
         _ => Failure::new(ErrorReason::TransportMessageRefused, message),

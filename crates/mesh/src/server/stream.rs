@@ -1,40 +1,31 @@
-//! The body of a stream that ends cleanly: when its longest life is over, or when the server drains.
+//! The body of a stream that ends cleanly when it is told to, and as a bug when it panics.
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context as TaskContext, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::{Status, body::Body};
 
-use crate::shutdown::Shutdown;
+use crate::{context::Context, failure::Failure};
 
 pub(super) struct EndingBody {
     inner: Body,
+    /// What the stream belongs to, for what is made of it on the way.
+    context: Context,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     has_ended: bool,
-    _place: OwnedSemaphorePermit,
 }
 
 impl EndingBody {
-    pub(super) fn new(
-        inner: Body,
-        deadline: Instant,
-        shutdown: Shutdown,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        let end = Box::pin(async move {
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline) => {}
-                () = shutdown.begun() => {}
-            }
-        });
-        Self { inner, end, has_ended: false, _place: place }
+    /// A body that ends when `end` does.
+    pub(super) fn new(inner: Body, context: Context, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { inner, context, end: Box::pin(end), has_ended: false }
     }
 }
 
@@ -44,17 +35,25 @@ impl HttpBody for EndingBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        if self.end.as_mut().poll(context).is_pending() {
-            return Pin::new(&mut self.inner).poll_frame(context);
-        }
+        let status = if self.end.as_mut().poll(task).is_ready() {
+            Status::ok("")
+        } else {
+            let context = self.context;
+            let poll = || context.enter(|| Pin::new(&mut self.inner).poll_frame(task));
+            match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(polled) => return polled,
+                Err(_) => {
+                    context.enter(|| Failure::internal("a stream panicked; its message stands above").into())
+                }
+            }
+        };
         self.has_ended = true;
         let mut trailers = HeaderMap::new();
-        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 }

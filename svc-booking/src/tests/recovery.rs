@@ -1,0 +1,248 @@
+//! A crash at each step, and what the next process makes of it; workers that lost their lease; several processes.
+
+use chrono::TimeDelta;
+use mesh_test::wait_until;
+
+use super::{
+    house::{HOLD_TTL, House, PATIENCE, Traces, order},
+    payment::Manner,
+};
+use crate::{
+    checkout::Attempt,
+    domain::booking::{PaymentFailure, State},
+    store::LEASE,
+    worker::Recovery,
+};
+
+/// What the traces of a fan are who has A-1-2, wherever its booking stands.
+fn has_the_seat(state: State, balance: i64) -> Traces {
+    Traces { bookings: vec![state], claims: vec![1], fan_seats: 1, letters: "ASAAAAAAAA".to_owned(), balance }
+}
+
+#[tokio::test]
+async fn a_crash_after_the_claim_is_gone_on_with() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    house.claimed(fan, &["A-1-2"], "key").await;
+    house.restart().await;
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Paying, 1000));
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+}
+
+#[tokio::test]
+async fn a_crash_after_the_charge_is_gone_on_with_and_charges_nothing_more() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let booking = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.shared.neighbours.charge(&booking).await;
+    house.restart().await;
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+    assert_eq!(house.payment.calls("pay"), 2, "asked again, by the same key");
+}
+
+#[tokio::test]
+async fn a_crash_after_the_confirmation_loses_nothing() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let booking = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.shared.neighbours.charge(&booking).await;
+    house.shared.store.confirm(&booking).await.unwrap();
+    house.restart().await;
+    let confirmed = has_the_seat(State::Confirmed, 900);
+    assert_eq!(house.traces(fan).await, confirmed);
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.traces(fan).await, confirmed);
+    assert_eq!(house.payment.calls("pay"), 1, "there was nothing to go on with");
+}
+
+#[tokio::test]
+async fn a_crash_after_voiding_ends_in_a_failed_booking() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let booking = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.shared.neighbours.charge(&booking).await;
+    house.shared.neighbours.void(&booking).await.unwrap();
+    house.restart().await;
+    house.sweep_after_the_lease().await;
+    let letters = "AAAAAAAAAA".to_owned();
+    let expected =
+        Traces { bookings: vec![State::Failed], claims: vec![], fan_seats: 0, letters, balance: 1000 };
+    assert_eq!(house.traces(fan).await, expected);
+}
+
+#[tokio::test]
+async fn a_crash_after_the_failure_was_written_leaves_the_seats_for_others() {
+    let mut house = House::open().await;
+    let (fan, other) = (house.fan_with(0), house.fan_with(100));
+    let booking = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.shared.store.fail(&booking, PaymentFailure::InsufficientBalance).await.unwrap();
+    house.restart().await;
+    let hold = house.hold(other, &["A-1-2"]).await;
+    assert_eq!(house.booked(other, hold.id, "key").await.state, State::Confirmed);
+}
+
+#[tokio::test]
+async fn a_crash_between_cancelling_and_refunding_is_made_up_for() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    let booking = house.booked(fan, hold.id, "key").await;
+    house.shared.store.cancel(fan, booking.id, "cancel", house.clock.now()).await.unwrap();
+    house.restart().await;
+    assert_eq!((house.stored(&booking).await.refunded, house.payment.balance(fan)), (0, 900));
+    assert_eq!(house.shared.make_refunds(None).await.unwrap(), 1);
+    assert_eq!((house.stored(&booking).await.refunded, house.payment.balance(fan)), (100, 1000));
+    assert_eq!(house.shared.make_refunds(None).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_refund_whose_reply_was_lost_is_made_once() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    let booking = house.booked(fan, hold.id, "key").await;
+    house.payment.set_manner(Manner::LosesReplies);
+    let cancelled = house.shared.cancel(fan, booking.id, "cancel").await.unwrap().booking;
+    assert_eq!((cancelled.state, cancelled.refunded), (State::Cancelled, 0), "on its way");
+    house.payment.set_manner(Manner::Answers);
+    assert_eq!(house.shared.make_refunds(None).await.unwrap(), 1);
+    assert_eq!(house.stored(&booking).await.refunded, 100);
+    assert_eq!((house.payment.balance(fan), house.payment.refunds()), (1000, 1));
+}
+
+#[tokio::test]
+async fn a_booking_is_left_alone_while_its_lease_lasts() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    house.claimed(fan, &["A-1-2"], "key").await;
+    house.clock.advance(LEASE);
+    Recovery::default().sweep(&house.shared).await.unwrap();
+    assert_eq!((house.payment.calls("pay"), house.payment.balance(fan)), (0, 1000));
+    house.clock.advance(TimeDelta::microseconds(1));
+    Recovery::default().sweep(&house.shared).await.unwrap();
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+}
+
+#[tokio::test]
+async fn one_worker_goes_on_with_what_has_to_wait_at_every_sweep() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    house.claimed(fan, &["A-1-2"], "key").await;
+    house.payment.set_manner(Manner::Fails);
+    let mut recovery = Recovery::default();
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    for turn in 1..=5 {
+        recovery.sweep(&house.shared).await.unwrap();
+        assert_eq!(house.payment.calls("pay"), turn, "its own lease does not stop it");
+    }
+    house.payment.set_manner(Manner::Answers);
+    recovery.sweep(&house.shared).await.unwrap();
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+    recovery.sweep(&house.shared).await.unwrap();
+    assert_eq!(house.payment.calls("pay"), 6, "and then nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_lease_changes_nothing() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let stale = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    let current = house.shared.store.take_over(stale.clone(), house.clock.now()).await.unwrap().unwrap();
+
+    let seen = house.shared.run(stale.clone(), Attempt::First).await.unwrap();
+    assert_eq!(seen.state, State::Paying, "it could not confirm");
+    assert!(!house.shared.store.fail(&stale, PaymentFailure::Declined).await.unwrap(), "nor fail it");
+    assert_eq!(house.stored(&stale).await.lease, current.lease);
+
+    let settled = house.shared.run(current, Attempt::Again).await.unwrap();
+    assert_eq!(settled.state, State::Confirmed);
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+    let seen = house.shared.run(stale, Attempt::First).await.unwrap();
+    assert_eq!(seen.state, State::Confirmed, "it says what the other wrote");
+}
+
+#[tokio::test]
+async fn a_worker_that_wakes_too_late_takes_no_seat_from_anybody() {
+    let house = House::open().await;
+    let (fan, other) = (house.fan_with(0), house.fan_with(100));
+    let stale = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.stored(&stale).await.state, State::Failed);
+    house.payment.set_manner(Manner::Fails);
+    house.shared.run(stale.clone(), Attempt::First).await.unwrap();
+    house.payment.set_manner(Manner::Answers);
+    house.shared.run(stale, Attempt::First).await.unwrap();
+
+    house.clock.advance(HOLD_TTL);
+    house.shared.holds.release_expired(house.clock.now()).await;
+    assert_eq!(house.letters().await, "AAAAAAAAAA", "the seat is not lost");
+    let hold = house.hold(other, &["A-1-2"]).await;
+    assert_eq!(house.booked(other, hold.id, "key").await.state, State::Confirmed);
+}
+
+#[tokio::test]
+async fn two_processes_that_find_the_same_bookings_charge_each_once() {
+    let house = House::open().await;
+    let fans: Vec<_> = (0..8).map(|_| house.fan_with(1000)).collect();
+    let seats = ["A-1-1", "A-1-2", "A-1-3", "A-1-4", "A-2-1", "A-2-2", "A-2-3", "A-2-4"];
+    for (fan, seat) in fans.iter().zip(seats) {
+        house.claimed(*fan, &[seat], "key").await;
+    }
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    let other = house.second_process().await;
+    let (mut here, mut there) = (Recovery::default(), Recovery::default());
+    let (one, two) = tokio::join!(here.sweep(&house.shared), there.sweep(&other));
+    one.unwrap();
+    two.unwrap();
+    for fan in fans {
+        assert_eq!(house.traces(fan).await.bookings, [State::Confirmed]);
+        assert_eq!(house.payment.balance(fan), 900);
+    }
+    assert_eq!(house.payment.calls("pay"), 8, "whoever lost the race for a lease did not even ask");
+}
+
+#[tokio::test]
+async fn what_another_process_worked_on_long_ago_is_not_forgotten_when_that_one_dies() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let booking = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.clock.advance(TimeDelta::minutes(30));
+    let other = house.second_process().await;
+    other.store.take_over(booking.clone(), house.clock.now()).await.unwrap().unwrap();
+    let mut recovery = Recovery::default();
+    recovery.sweep(&house.shared).await.unwrap();
+    assert_eq!(house.stored(&booking).await.state, State::Paying, "the other one has the lease");
+
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    for _ in 0..31 {
+        recovery.sweep(&house.shared).await.unwrap();
+    }
+    assert_eq!(house.stored(&booking).await.state, State::Failed, "undone: it is far too old");
+}
+
+#[tokio::test]
+async fn the_work_goes_on_when_the_fan_has_left() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    house.payment.set_manner(Manner::Hangs);
+    let (shared, order) = (house.shared.clone(), order(fan, hold.id, "key"));
+    let handler = tokio::spawn(async move { shared.book(order).await });
+    wait_until("the charge", PATIENCE, async || match house.payment.calls("pay") {
+        1 => Ok(()),
+        calls => Err(format!("asked {calls} times")),
+    })
+    .await;
+    // As the server drops a handler whose caller went away.
+    handler.abort();
+    house.payment.set_manner(Manner::Answers);
+    let confirmed = has_the_seat(State::Confirmed, 900);
+    wait_until("the booking to be confirmed", PATIENCE, async || match house.traces(fan).await {
+        traces if traces == confirmed => Ok(()),
+        traces => Err(format!("{traces:?}")),
+    })
+    .await;
+}

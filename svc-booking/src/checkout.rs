@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use mesh::{
+    Failure,
     context::Context,
     crash,
     id::{BookingId, HoldId, UserId},
 };
+
+use tokio::time::Instant;
 
 use crate::{
     Shared,
@@ -20,7 +23,7 @@ use crate::{
         sale::Sale,
     },
     error::Error,
-    store::{Conflict, LEASE, NewBooking},
+    store::{Cancelled, Conflict, LEASE, NewBooking},
 };
 
 /// What a booking that can't be paid right now adds to its hold.
@@ -29,6 +32,8 @@ const KEPT_WHILE_DOWN: TimeDelta = TimeDelta::minutes(5);
 const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(15);
 /// How long the fan waits for the outcome before hearing PAYING.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// What is kept of the time that was given, to answer in.
+const ANSWER_MARGIN: Duration = Duration::from_millis(250);
 /// How long a refund is waited for.
 const REFUND_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -68,12 +73,18 @@ impl Shared {
         let Some(hold) = self.holds.extend(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
             return self.find_earlier(&order).await?.ok_or(Error::HoldExpired);
         };
+        // The mark in the id is only a hint (docs/decisions/0004): the owner decides.
+        if hold.fan != order.fan {
+            return Err(Error::HoldNotFound);
+        }
         if self.neighbours.is_payment_refusing() {
             // A payment of this hold may be under way: then it is not so that nothing was charged.
             if let Some(earlier) = self.find_earlier(&order).await? {
                 return Ok(earlier);
             }
-            self.holds.extend(hold.id, now + KEPT_WHILE_DOWN, now).await;
+            // Counted from the hold's making, so that it is kept longer once and not with each try.
+            let kept_until = hold.create_time + self.hold_life() + KEPT_WHILE_DOWN;
+            self.holds.extend(hold.id, kept_until, now).await;
             return Err(Error::PaymentFailed { failure: PaymentFailure::Unavailable, booking: None });
         }
         let sale = self.catalog.find(hold.concert).await?;
@@ -101,10 +112,18 @@ impl Shared {
             let context = Context::current().without_deadline();
             tokio::spawn(context.scope(async move { shared.run(booking, Attempt::First).await }))
         };
-        let booking = match tokio::time::timeout(PATIENCE, work).await {
+        // Too slow, or the database went away: the row says PAYING, and a worker goes on.
+        let booking = match tokio::time::timeout_at(patience(PATIENCE), work).await {
             Ok(Ok(Ok(settled))) => settled,
-            // Too slow, or the database went away: the row says PAYING, and a worker goes on.
-            Ok(Ok(Err(_)) | Err(_)) | Err(_) => booking,
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(booking.id = %booking.id, %error, "a booking is left to the worker");
+                booking
+            }
+            Ok(Err(panic)) => {
+                tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
+                booking
+            }
+            Err(_) => booking,
         };
         match booking.failure {
             Some(failure) => Err(Error::PaymentFailed { failure, booking: Some(booking.id) }),
@@ -125,7 +144,10 @@ impl Shared {
                 }
                 Step::Void(failure) => match self.neighbours.void(&booking).await {
                     Ok(()) => Step::Fail(failure),
-                    Err(_) => Step::Wait,
+                    Err(error) => {
+                        tracing::warn!(booking.id = %booking.id, %error, "a payment could not be voided yet");
+                        Step::Wait
+                    }
                 },
                 Step::Confirm => {
                     // Before the database says so: whoever sees it confirmed may cancel it at once, and what is given
@@ -175,25 +197,29 @@ impl Shared {
         self.holds.settle(booking.concert, booking.fan, &booking.ordinals(), booking.hold).await;
     }
 
-    /// Cancels a booking and gives its price back. A refund that fails now is made later by a worker.
-    pub(crate) async fn cancel(&self, fan: UserId, id: BookingId, key: &str) -> Result<Outcome, Error> {
+    /// Cancels a booking and gives its price back. What was begun is finished when the caller stops waiting.
+    pub(crate) async fn cancel(&self, fan: UserId, id: BookingId, key: String) -> Result<Outcome, Error> {
+        let shared = self.clone();
+        let context = Context::current().without_deadline();
+        let work = tokio::spawn(context.scope(async move { shared.cancel_and_refund(fan, id, &key).await }));
+        work.await.map_err(Failure::internal)?
+    }
+
+    async fn cancel_and_refund(&self, fan: UserId, id: BookingId, key: &str) -> Result<Outcome, Error> {
         crash::point("booking.cancel.before");
-        let cancelled = self.store.cancel(fan, id, key, self.clock.now()).await?;
+        let Cancelled { booking, is_replay } = self.store.cancel(fan, id, key, self.clock.now()).await?;
         crash::point("booking.cancel.after");
-        let booking = cancelled.booking;
-        if !cancelled.is_replay {
+        if !is_replay {
             self.give_back(&booking).await;
         }
-        let work = {
-            let shared = self.clone();
-            let context = Context::current().without_deadline();
-            tokio::spawn(context.scope(async move { shared.make_refunds(Some(id)).await }))
-        };
-        if let Ok(Ok(Err(error))) = tokio::time::timeout(REFUND_PATIENCE, work).await {
-            tracing::warn!(booking.id = %id, %error, "a refund is left to the worker");
+        // A refund that fails now, or takes too long, is made later by a worker.
+        match tokio::time::timeout_at(patience(REFUND_PATIENCE), self.make_refunds(Some(id))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(booking.id = %id, %error, "a refund is left to the worker"),
+            Err(_) => tracing::warn!(booking.id = %id, "a refund takes long and is left to the worker"),
         }
         let booking = self.store.find_own(fan, id).await?;
-        Ok(Outcome { booking, is_replay: cancelled.is_replay })
+        Ok(Outcome { booking, is_replay })
     }
 
     /// Makes the refunds that are to be made; of one booking, if it is named. How many were made.
@@ -258,6 +284,12 @@ impl Shared {
         }
         Ok(Outcome { booking, is_replay: true })
     }
+}
+
+/// Until when to wait for something: no longer than this, and not so long that the caller hears silence.
+fn patience(longest: Duration) -> Instant {
+    let longest = Instant::now() + longest;
+    Context::current().deadline.map_or(longest, |deadline| longest.min(deadline - ANSWER_MARGIN))
 }
 
 pub(crate) fn new_booking(hold: &Hold, sale: &Sale, now: chrono::DateTime<chrono::Utc>) -> Booking {

@@ -116,13 +116,16 @@ impl Neighbours {
                 refusal if refusal.is(PaymentReason::PaymentVoided) => {
                     Charge::Refused(PaymentFailure::TimedOut)
                 }
-                // Another amount or fan by the same key was captured: a bug. Nothing is guessed; an operator sees it.
-                refusal if refusal.is(PaymentReason::PaymentConflict) => {
-                    tracing::error!(booking.id = %booking.id, "payment knows this booking with other terms");
+                // Other terms by the same key, a service token that is not accepted, another currency: the installation
+                // is wrong, not the fan. Nothing is guessed; an operator sees it.
+                Refusal::Reason { .. } => {
+                    tracing::error!(booking.id = %booking.id, error = %status, "payment refuses what it should take");
                     Charge::Unknown
                 }
-                Refusal::Reason { .. } => Charge::Refused(PaymentFailure::Declined),
-                Refusal::Unknown => Charge::Unknown,
+                Refusal::Unknown => {
+                    tracing::warn!(booking.id = %booking.id, error = %status, "whether a booking is paid is not known");
+                    Charge::Unknown
+                }
             },
         }
     }

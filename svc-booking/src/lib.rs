@@ -54,7 +54,11 @@ pub struct Config {
     pub hold_ttl: Duration,
 }
 
-fn hold_ttl(text: &str) -> Result<Duration, String> {
+/// How long a hold may last by configuration: 1 s to 30 min.
+///
+/// # Errors
+/// If the text is no such duration.
+pub fn hold_ttl(text: &str) -> Result<Duration, String> {
     let ttl = config::duration(text).map_err(|error| error.to_string())?;
     let is_fine = (Duration::from_secs(1)..=Duration::from_secs(30 * 60)).contains(&ttl);
     if is_fine { Ok(ttl) } else { Err("must be 1s to 30m".to_owned()) }

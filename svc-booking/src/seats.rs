@@ -34,6 +34,7 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 pub(crate) struct Views {
     made: Mutex<HashMap<ConcertId, (Instant, Arc<View>)>>,
+    making: tokio::sync::Mutex<()>,
     /// One concert is loaded at a time: many who ask at once are one load.
     loading: tokio::sync::Mutex<()>,
 }
@@ -85,6 +86,13 @@ impl Shared {
 
     /// A concert's seats as of a moment ago.
     pub(crate) async fn view(&self, sale: &Sale) -> Result<Arc<View>, Error> {
+        if let Some((made, view)) = self.views.lock().get(&sale.concert)
+            && made.elapsed() < VIEW_AGE
+        {
+            return Ok(Arc::clone(view));
+        }
+        // Many who find it too old at once make one new view.
+        let _one_at_a_time = self.views.making.lock().await;
         if let Some((made, view)) = self.views.lock().get(&sale.concert)
             && made.elapsed() < VIEW_AGE
         {

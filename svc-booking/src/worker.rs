@@ -111,8 +111,12 @@ impl Recovery {
         let mut abandoned = std::mem::take(&mut self.waiting);
         let lost = paying.into_iter().filter(|booking| booking.lease.until < now);
         abandoned.extend(lost.map(|booking| (booking.id, booking)));
-        for booking in abandoned.into_values() {
-            self.resume(shared, booking, now).await?;
+        for (id, booking) in abandoned {
+            // One that can't be gone on with must not keep the others from it.
+            if let Err(error) = self.resume(shared, booking.clone()).await {
+                tracing::warn!(booking.id = %id, %error, "a booking has to wait");
+                self.waiting.entry(id).or_insert(booking);
+            }
         }
         if is_full {
             self.all_settled_before = first_id_at(now - CLOCK_SKEW).min(oldest_paying);
@@ -121,9 +125,9 @@ impl Recovery {
         Ok(())
     }
 
-    async fn resume(&mut self, shared: &Shared, booking: Booking, now: DateTime<Utc>) -> Result<(), Error> {
+    async fn resume(&mut self, shared: &Shared, booking: Booking) -> Result<(), Error> {
         // One that waited here may have been settled by its own task or another replica: then there is no lease to take.
-        let Some(booking) = shared.store.take_over(booking, now).await? else { return Ok(()) };
+        let Some(booking) = shared.store.take_over(booking, shared.clock.now()).await? else { return Ok(()) };
         tracing::info!(booking.id = %booking.id, lease.epoch = booking.lease.epoch, "going on with a booking");
         let booking = shared.run(booking, Attempt::Again).await?;
         if booking.state == State::Paying {

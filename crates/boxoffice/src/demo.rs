@@ -1,6 +1,6 @@
 //! A demo, so that there is something to buy: an organiser, two fans with money, and a concert on sale.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -29,7 +29,7 @@ pub struct Demo {
 /// If a call is refused, or the file can't be kept.
 pub async fn seed(api: &Api, data_dir: &Path, now: DateTime<Utc>) -> anyhow::Result<Demo> {
     wait_until_ready(api).await?;
-    let accounts = Accounts::read_or_make(&data_dir.join(FILE))?;
+    let accounts = Accounts::read_or_make(api, &data_dir.join(FILE)).await?;
     let listed = api.get("/v1/concerts?pageSize=200", None).await?.expect_success("listing concerts")?;
     let on_sale = listed["concerts"]
         .as_array()
@@ -62,17 +62,29 @@ struct Accounts {
 }
 
 impl Accounts {
-    fn read_or_make(path: &Path) -> anyhow::Result<Self> {
+    async fn read_or_make(api: &Api, path: &Path) -> anyhow::Result<Self> {
         if let Ok(kept) = fs::read_to_string(path)
             && let Some(accounts) = Self::parse(&kept)
         {
             return Ok(accounts);
         }
-        let account = |name: &str| (format!("{name}@demo.example"), new_password());
+        // New names each time: accounts of a list that was lost have passwords that nobody knows.
+        let account = |name: &str| {
+            let password = new_password();
+            (format!("{name}-{}@demo.example", &password[..4]), new_password())
+        };
         let accounts = Self { organizer: account("organizer"), fans: [account("ann"), account("bob")] };
+        for ((email, password), name) in accounts.fans.iter().zip(["Ann", "Bob"]) {
+            let fan = account_of(api, email, password, name).await?;
+            api.top_up(&fan.access_token, ALLOWANCE).await?;
+        }
         let line = |(email, password): &(String, String)| format!("{email} {password}\n");
         let lines: String = [&accounts.organizer, &accounts.fans[0], &accounts.fans[1]].map(line).concat();
-        fs::write(path, format!("# The accounts of the demo: e-mail and password.\n{lines}"))
+        let text = format!("# The accounts of the demo: e-mail and password.\n{lines}");
+        let mut options = fs::OpenOptions::new();
+        let written = options.create(true).truncate(true).write(true).mode(0o600).open(path);
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| format!("{} can't be written", path.display()))?;
         Ok(accounts)
     }
@@ -91,12 +103,8 @@ fn new_password() -> String {
 }
 
 async fn make(api: &Api, accounts: &Accounts, now: DateTime<Utc>) -> anyhow::Result<(String, String)> {
-    for (index, (email, password)) in accounts.fans.iter().enumerate() {
-        let fan = account(api, email, password, ["Ann", "Bob"][index]).await?;
-        api.top_up(&fan.access_token, ALLOWANCE).await?;
-    }
     let (email, password) = &accounts.organizer;
-    let organizer = account(api, email, password, "Demo Organizer").await?;
+    let organizer = account_of(api, email, password, "Demo Organizer").await?;
     let organizer = Organizer::make(api, &organizer, "Demo Concerts").await?;
     let accessible = ["A-1-1", "A-1-2", "A-1-19", "A-1-20"];
     let stalls = json!({"rows": 10, "seatsPerRow": 20, "accessibleSeatIds": accessible});
@@ -114,7 +122,7 @@ async fn make(api: &Api, accounts: &Accounts, now: DateTime<Utc>) -> anyhow::Res
 }
 
 /// Signs somebody up, unless they are already, and logs them in.
-async fn account(api: &Api, email: &str, password: &str, name: &str) -> anyhow::Result<Login> {
+async fn account_of(api: &Api, email: &str, password: &str, name: &str) -> anyhow::Result<Login> {
     api.sign_up(email, password, name).await?;
     api.log_in(email, password).await
 }

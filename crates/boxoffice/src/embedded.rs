@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, env, default_value = "127.0.0.1:50054")]
     pub payment_addr: SocketAddr,
     /// How long seats are held; at most 30m.
-    #[arg(long, env, default_value = "10m", value_parser = mesh::config::duration)]
+    #[arg(long, env, default_value = "10m", value_parser = svc_booking::hold_ttl)]
     pub hold_ttl: Duration,
     /// Calls a second that one user may make through REST.
     #[arg(long, env, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -262,7 +262,7 @@ async fn the_best_seats_are_next_to_each_other() {
 #[tokio::test]
 async fn a_booking_is_paid_kept_and_given_back() {
     let stage = Stage::open().await;
-    let (promoter, ann, bob) = (stage.promoter().await, stage.fan(1_000_000).await, stage.fan(0).await);
+    let (promoter, ann, bob) = (stage.promoter().await, stage.fan(1_000_000).await, stage.fan(PRICE).await);
     let (concert, other) = (promoter.concert().await, promoter.concert().await);
     let hold = stage.api.hold(&ann, &concert, &["A-1-1", "A-1-2"]).await;
     let booking = stage.api.book(&ann, &hold).await;
@@ -321,7 +321,8 @@ async fn a_booking_is_paid_kept_and_given_back() {
         }),
     );
     // On sale again at once, and no longer counted among the fan's.
-    stage.api.hold(&bob, &concert, &["A-1-1"]).await;
+    let sold_again = stage.api.book(&bob, &stage.api.hold(&bob, &concert, &["A-1-1"]).await).await;
+    assert_eq!(sold_again["state"], "BOOKING_STATE_CONFIRMED");
     stage.api.hold(&ann, &concert, &["A-1-2", "A-1-3", "A-1-4", "A-1-5"]).await;
     assert_eq!(cancel("first").await, (cancelled, true));
 

@@ -9,7 +9,7 @@ use sea_orm::{
     TransactionTrait, Value,
 };
 use sqlx::{
-    AssertSqlSafe, SqlSafeStr,
+    AssertSqlSafe, Connection, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
@@ -164,8 +164,12 @@ impl Database {
         let pool_options =
             || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
         // A file has one writer at a time: the second would only wait for the first, in slices of sleep.
-        let writer =
-            pool_options().min_connections(1).max_connections(1).connect_with(options.clone()).await?;
+        let writer = pool_options()
+            .min_connections(1)
+            .max_connections(1)
+            .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
+            .connect_with(options.clone())
+            .await?;
         let reader = pool_options()
             .max_connections(SQLITE_READERS)
             .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "on"));
@@ -243,6 +247,15 @@ impl Database {
         let _ = self.reader.close().await;
         let _ = self.writer.close().await;
     }
+}
+
+/// Whether a connection may be used again. A full disk makes SQLite roll back by itself; the driver's own rollback then
+/// fails, it believes itself within a transaction for ever, and takes each later commit for that of a savepoint: nothing
+/// would be written any more, and everything acknowledged.
+async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Waits for a rollback that is under way.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 // `run_direct`, as the future of `run` on a connection is not `Send` for every lifetime.
@@ -441,6 +454,37 @@ mod tests {
             .unwrap();
         assert_eq!(rows.len(), 37);
         assert_eq!(rows_of(DatabaseBackend::Postgres, 2, 2), "($1, $2), ($3, $4)");
+    }
+
+    #[tokio::test]
+    async fn after_a_full_disk_nothing_is_acknowledged_that_is_not_written() {
+        let (_directory, database) = open().await;
+        database.migrate(MIGRATIONS).await.unwrap();
+        database.writer().execute_unprepared("CREATE TABLE filling (bytes blob)").await.unwrap();
+        let limit = async |pages: u32| {
+            database.writer().execute_unprepared(&format!("PRAGMA max_page_count = {pages}")).await
+        };
+        limit(16).await.unwrap();
+        let insert = async |text: &str| {
+            let transaction = database.begin().await?;
+            transaction.execute_unprepared(text).await?;
+            transaction.commit().await
+        };
+        let mut failures = 0;
+        for _ in 0..3 {
+            let outcome = insert("INSERT INTO filling VALUES (zeroblob(1000000))").await;
+            failures += usize::from(outcome.is_err_and(|error| is_unavailable(&error)));
+            limit(16).await.unwrap();
+        }
+        assert_eq!(failures, 3, "the disk is full each time");
+        limit(1_000_000).await.unwrap();
+        insert("INSERT INTO filling VALUES (zeroblob(1))").await.unwrap();
+        let count = sql(database.reader(), "SELECT bytes FROM filling", []);
+        assert_eq!(
+            database.reader().query_all_raw(count).await.unwrap().len(),
+            1,
+            "what was acknowledged is there"
+        );
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Failure {
             Code::Internal | Code::Unknown | Code::DataLoss => {
                 tracing::error!(error.reason = reason, error.cause = cause, trace.id = %trace, "{}", self.0.message);
             }
-            Code::Unavailable => {
+            // Each call that an open breaker refuses says the same: the calls that opened it were logged.
+            Code::Unavailable if !self.is(ErrorReason::TransportBreakerOpen) => {
                 tracing::warn!(error.reason = reason, error.cause = cause, trace.id = %trace, "{}", self.0.message);
             }
             _ => {
@@ -154,7 +155,8 @@ impl Error for Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         failure.log();
-        let failure = *failure.0;
+        let mut failure = *failure.0;
+        failure.fit_into_headers();
         let mut details = vec![any(
             "google.rpc.ErrorInfo",
             &pb::ErrorInfo {
@@ -188,6 +190,34 @@ impl From<Failure> for Status {
             failure.message,
             status.encode_to_vec().into(),
         )
+    }
+}
+
+/// Violations that are told; whoever mends these learns of the next.
+const VIOLATIONS_TOLD: usize = 16;
+/// Bytes of a text that are told. gRPC sends a failure in headers, and peers drop the connection over headers of more than
+/// 16 KiB: a client must not be able to make us send such.
+const TEXT_TOLD: usize = 160;
+const MESSAGE_TOLD: usize = 300;
+const METADATA_TOLD: usize = 512;
+
+impl Details {
+    fn fit_into_headers(&mut self) {
+        shorten(&mut self.message, MESSAGE_TOLD);
+        self.metadata.values_mut().for_each(|value| shorten(value, METADATA_TOLD));
+        self.violations.truncate(VIOLATIONS_TOLD);
+        for violation in &mut self.violations {
+            shorten(&mut violation.field, TEXT_TOLD);
+            shorten(&mut violation.description, TEXT_TOLD);
+        }
+    }
+}
+
+/// Cuts a text down to so many bytes, dots included.
+fn shorten(text: &mut String, limit: usize) {
+    if text.len() > limit {
+        text.truncate(text.floor_char_boundary(limit - 3));
+        text.push_str("...");
     }
 }
 
@@ -280,6 +310,16 @@ mod tests {
         let status = Status::from(Failure::internal("SELECT password FROM account"));
         let wire = format!("{status:?}{}", String::from_utf8_lossy(status.details()));
         assert!(!wire.contains("password"), "{wire}");
+    }
+
+    #[test]
+    fn what_a_client_sends_can_not_swell_the_headers() {
+        let violation =
+            Violation { field: "x".repeat(9000), reason: "UNKNOWN", description: "\u{1f3ab}".repeat(9000) };
+        let failure = Failure::fields(vec![violation; 500]).with("seat_ids", "y".repeat(9000));
+        let headers = Status::from(failure).into_http::<tonic::body::Body>().into_parts().0.headers;
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(size < 14 * 1024, "{size} bytes");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use boxoffice_proto::common::v1::ErrorReason;
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::Failure;
@@ -80,7 +82,14 @@ impl<W: Work> Lane<W> {
                 }
                 counts.batches.fetch_add(1, Ordering::Relaxed);
                 counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-                let answers = work.run(jobs).await;
+                // A panic is told to those of this batch, by dropping their callers; the lane goes on.
+                let Ok(answers) = AssertUnwindSafe(work.run(jobs)).catch_unwind().await else {
+                    tracing::error!(
+                        lane.work = std::any::type_name::<W>(),
+                        "a batch panicked; its message stands above"
+                    );
+                    continue;
+                };
                 debug_assert_eq!(answers.len(), callers.len());
                 for (caller, answer) in callers.into_iter().zip(answers) {
                     let _ = caller.send(answer);
@@ -123,6 +132,9 @@ impl<W: Work> Lane<W> {
 mod tests {
     use super::*;
 
+    /// A job that breaks its batch.
+    const POISON: u32 = 1000;
+
     /// Doubles numbers; refuses odd ones. Tells the sizes of its batches.
     struct Doubling(mpsc::UnboundedSender<usize>);
 
@@ -133,6 +145,7 @@ mod tests {
         async fn run(&mut self, jobs: Vec<u32>) -> Vec<Result<u32, Failure>> {
             let _ = self.0.send(jobs.len());
             tokio::task::yield_now().await;
+            assert!(!jobs.contains(&POISON), "poisoned, as the test wants");
             let answer =
                 |job: u32| if job.is_multiple_of(2) { Ok(job * 2) } else { Err(Failure::internal("odd")) };
             jobs.into_iter().map(answer).collect()
@@ -164,5 +177,13 @@ mod tests {
         assert!(abandoned.is_none());
         assert_eq!(lane.submit(4).await.ok(), Some(8));
         assert_eq!(seen.recv().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_batch_and_not_the_lane() {
+        let (sizes, _seen) = mpsc::unbounded_channel();
+        let lane = Lane::start(Doubling(sizes));
+        assert!(lane.submit(POISON).await.is_err_and(|failure| failure.is(ErrorReason::Internal)));
+        assert_eq!(lane.submit(2).await.ok(), Some(4));
     }
 }

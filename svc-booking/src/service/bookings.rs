@@ -83,7 +83,7 @@ impl BookingService for Shared {
         let message = request.into_inner();
         idempotency::check_key(CANCEL_BOOKING, &message.request_id)?;
         let id: BookingId = field::id("booking_id", &message.booking_id)?;
-        let outcome = self.cancel(fan, id, &message.request_id).await?;
+        let outcome = self.cancel(fan, id, message.request_id).await?;
         Ok(self.answer(outcome, |booking| CancelBookingResponse { booking }))
     }
 }

@@ -45,6 +45,10 @@ impl HoldService for Shared {
         let concert: ConcertId = field::id("concert_id", &message.concert_id)?;
         check_shape(&message)?;
         let sale = self.catalog.find(concert).await?;
+        // What this key was given before is given again, whatever has become of the sale.
+        if let Some(granted) = self.holds.find_granted(concert, fan, &request_key, &fingerprint).await {
+            return self.answer_grant(&sale, fan, granted).await;
+        }
         sale.check_open(self.clock.now()).map_err(Error::from)?;
         let wish = |found: Found| Wish {
             hold: self.new_hold(concert, fan, found),
@@ -58,13 +62,7 @@ impl HoldService for Shared {
                 let is_adjacent = best_available::are_adjacent(&sale.layout, &seats);
                 self.grant(&sale, wish(Found { seats, is_adjacent })).await?
             }
-            Some(wanted) => {
-                // What this key was given is not looked for again: it is no longer free.
-                match self.holds.find_granted(concert, fan, &request_key, &fingerprint).await {
-                    Some(granted) => granted,
-                    None => self.grant_best(&sale, wanted, wish).await?,
-                }
-            }
+            Some(wanted) => self.grant_best(&sale, wanted, wish).await?,
         };
         self.answer_grant(&sale, fan, granted).await
     }
@@ -95,16 +93,23 @@ impl HoldService for Shared {
                 let sale = self.catalog.find(hold.concert).await?;
                 Some(self.write_hold(&sale.layout, &hold))
             }
-            None => None,
+            None => match self.store.find_by_hold(id).await? {
+                Some(booking) => return Err(Error::HoldBooked(booking).into()),
+                None => None,
+            },
         };
         Ok(Response::new(DeleteHoldResponse { hold }))
     }
 }
 
 impl Shared {
+    /// How long a hold lasts, if nothing extends it.
+    pub(crate) fn hold_life(&self) -> TimeDelta {
+        TimeDelta::from_std(self.hold_ttl).unwrap_or(hold::MAX_LIFE).min(hold::MAX_LIFE)
+    }
+
     fn new_hold(&self, concert: ConcertId, fan: UserId, found: Found) -> Hold {
         let create_time = self.clock.now();
-        let ttl = TimeDelta::from_std(self.hold_ttl).unwrap_or(hold::MAX_LIFE).min(hold::MAX_LIFE);
         Hold {
             id: hold::new_id(fan),
             concert,
@@ -112,7 +117,7 @@ impl Shared {
             seats: found.seats,
             is_adjacent: found.is_adjacent,
             create_time,
-            expire_time: create_time + ttl,
+            expire_time: create_time + self.hold_life(),
         }
     }
 
@@ -179,7 +184,8 @@ impl Shared {
             return Err(Error::HoldNotFound);
         }
         if let Some(hold) = self.holds.find(id, self.clock.now()).await {
-            return Ok(hold);
+            // The mark in the id is only a hint: the owner decides.
+            return if hold.fan == fan { Ok(hold) } else { Err(Error::HoldNotFound) };
         }
         match self.store.find_by_hold(id).await? {
             Some(booking) => Err(Error::HoldBooked(booking)),

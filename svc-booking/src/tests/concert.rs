@@ -13,9 +13,10 @@ use boxoffice_proto::{
         StandingArea, sale_service_server::SaleService, section::Arrangement,
     },
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use mesh::{
     Failure,
+    clock::Clock,
     field::{money, timestamp},
     id::ConcertId,
     money::Currency,
@@ -37,8 +38,12 @@ pub(crate) struct FakeConcert(Arc<Mutex<Desk>>);
 struct Desk {
     sales: HashMap<String, Sale>,
     is_down: bool,
+    /// What it takes to begin a sale, by a manual clock.
+    slowness: Option<(Clock, TimeDelta)>,
     asked: u32,
     begun: Vec<String>,
+    /// Places left, by concert, as last reported.
+    reported: HashMap<String, i32>,
 }
 
 impl FakeConcert {
@@ -83,6 +88,11 @@ impl FakeConcert {
         self.lock().is_down = is_down;
     }
 
+    /// Takes its time to begin a sale, from now on.
+    pub(crate) fn set_slow(&self, clock: &Clock, by: TimeDelta) {
+        self.lock().slowness = Some((clock.clone(), by));
+    }
+
     /// How often it was asked for a sale.
     pub(crate) fn times_asked(&self) -> u32 {
         self.lock().asked
@@ -91,6 +101,11 @@ impl FakeConcert {
     /// How often it was told that a concert is being booked.
     pub(crate) fn times_begun(&self, concert: ConcertId) -> usize {
         self.lock().begun.iter().filter(|begun| **begun == concert.to_string()).count()
+    }
+
+    /// How many places are left, as it was last told. None: it was told nothing.
+    pub(crate) fn places_left(&self, concert: ConcertId) -> Option<i32> {
+        self.lock().reported.get(&concert.to_string()).copied()
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {
@@ -126,14 +141,19 @@ impl SaleService for FakeConcert {
         if desk.sale(&concert_id)?.state() == ConcertState::Cancelled {
             return Err(Failure::new(ErrorReason::ConcertCancelled, "the concert is cancelled").into());
         }
+        if let Some((clock, by)) = &desk.slowness {
+            clock.advance(*by);
+        }
         desk.begun.push(concert_id);
         Ok(Response::new(BeginSaleResponse {}))
     }
 
     async fn report_availability(
         &self,
-        _: Request<ReportAvailabilityRequest>,
+        request: Request<ReportAvailabilityRequest>,
     ) -> Result<Response<ReportAvailabilityResponse>, Status> {
+        let ReportAvailabilityRequest { concert_id, unbooked_places, .. } = request.into_inner();
+        self.lock().reported.insert(concert_id, unbooked_places);
         Ok(Response::new(ReportAvailabilityResponse {}))
     }
 }

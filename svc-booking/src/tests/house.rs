@@ -14,7 +14,7 @@ use mesh::{
     clock::Clock,
     config::Secret,
     database::{Database, sql},
-    id::{ConcertId, HoldId, UserId},
+    id::{BookingId, ConcertId, HoldId, UserId},
     idempotency,
     money::Currency,
     page::Page,
@@ -81,7 +81,8 @@ impl House {
         let concert = concert_service.put_on_sale(open_time, close_time);
         let database_file = mesh_test::sqlite::create_database();
         let neighbours = neighbours(&service_key, &clock, concert_address, payment_line.address());
-        let shared = process(database_file.url(), neighbours, &clock).await;
+        let database = open_database(database_file.url()).await;
+        let shared = process(database.clone(), neighbours, &clock);
         Self {
             shared,
             clock,
@@ -91,14 +92,15 @@ impl House {
             concert,
             service_key,
             concert_address,
-            database: open_database(database_file.url()).await,
+            database,
             database_file,
         }
     }
 
     /// Another process on the same database, with nothing in its memory.
     pub(crate) async fn second_process(&self) -> Shared {
-        process(self.database_file.url(), self.neighbours(self.payment_line.address()), &self.clock).await
+        let database = open_database(self.database_file.url()).await;
+        process(database, self.neighbours(self.payment_line.address()), &self.clock)
     }
 
     /// What is left of the service when its process dies and a new one starts: its database.
@@ -165,6 +167,10 @@ impl House {
 
     pub(crate) async fn book(&self, fan: UserId, hold: HoldId, key: &str) -> Result<Outcome, Error> {
         self.shared.book(order(fan, hold, key)).await
+    }
+
+    pub(crate) async fn cancel(&self, fan: UserId, booking: BookingId, key: &str) -> Result<Outcome, Error> {
+        self.shared.cancel(fan, booking, key.to_owned()).await
     }
 
     /// Books a hold; its outcome must be a booking.
@@ -281,9 +287,9 @@ fn neighbours(service_key: &Secret, clock: &Clock, concert: SocketAddr, payment:
     Neighbours::new(channel("concert", concert), channel("payment", payment), Currency::KRW)
 }
 
-async fn process(database_url: &str, neighbours: Neighbours, clock: &Clock) -> Shared {
+fn process(database: Database, neighbours: Neighbours, clock: &Clock) -> Shared {
     Shared {
-        store: Store::new(open_database(database_url).await),
+        store: Store::new(database),
         holds: Arc::new(Holds::memory()),
         catalog: Arc::new(Catalog::new(neighbours.clone())),
         neighbours,

@@ -10,3 +10,4 @@ mod payment_outcomes;
 mod recovery;
 mod saga_laws;
 mod seat_changes;
+mod workers;

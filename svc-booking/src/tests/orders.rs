@@ -106,7 +106,7 @@ async fn a_fan_has_so_many_seats_and_no_more_holds_and_bookings_together() {
     let ask = async |seats: &[&str]| house.ask_for(&house.shared, fan, seats).await;
     assert_eq!(ask(&["A-2-2", "A-2-3"]).await, Granted::LimitExceeded { remaining: SEAT_LIMIT - 3 });
 
-    house.shared.cancel(fan, booking.id, "cancel").await.unwrap();
+    house.cancel(fan, booking.id, "cancel").await.unwrap();
     assert!(
         matches!(ask(&["A-1-2", "A-1-3", "A-2-2"]).await, Granted::Held(_)),
         "cancelled ones don't count"
@@ -198,7 +198,7 @@ async fn another_fans_booking_is_not_found_and_not_cancelled() {
     let hold = house.hold(fan, &["A-1-2"]).await;
     let booking = house.booked(fan, hold.id, "key").await;
     assert_eq!(reason(house.shared.store.find_own(thief, booking.id).await), "BOOKING_NOT_FOUND");
-    assert_eq!(reason(house.shared.cancel(thief, booking.id, "key").await), "BOOKING_NOT_FOUND");
+    assert_eq!(reason(house.cancel(thief, booking.id, "key").await), "BOOKING_NOT_FOUND");
     assert_eq!(house.stored(&booking).await, booking);
 }
 
@@ -208,7 +208,7 @@ async fn a_cancelled_seat_is_on_sale_again_at_once() {
     let (fan, other) = (house.fan_with(1000), house.fan_with(1000));
     let hold = house.hold(fan, &["A-1-2"]).await;
     let booking = house.booked(fan, hold.id, "key").await;
-    house.shared.cancel(fan, booking.id, "cancel").await.unwrap();
+    house.cancel(fan, booking.id, "cancel").await.unwrap();
     let hold = house.hold(other, &["A-1-2"]).await;
     assert_eq!(house.booked(other, hold.id, "key").await.state, State::Confirmed);
 }
@@ -219,8 +219,8 @@ async fn a_cancel_key_is_for_one_booking() {
     let fan = house.fan_with(1000);
     let (one, two) = (house.hold(fan, &["A-1-2"]).await, house.hold(fan, &["A-1-3"]).await);
     let (one, two) = (house.booked(fan, one.id, "one").await, house.booked(fan, two.id, "two").await);
-    house.shared.cancel(fan, one.id, "cancel").await.unwrap();
-    assert_eq!(reason(house.shared.cancel(fan, two.id, "cancel").await), "IDEMPOTENCY_KEY_REUSED");
+    house.cancel(fan, one.id, "cancel").await.unwrap();
+    assert_eq!(reason(house.cancel(fan, two.id, "cancel").await), "IDEMPOTENCY_KEY_REUSED");
     assert_eq!(house.stored(&two).await.state, State::Confirmed);
 }
 
@@ -231,7 +231,7 @@ async fn what_is_not_confirmed_is_not_cancelled() {
     let hold = house.hold(fan, &["A-1-2"]).await;
     house.payment.set_manner(Manner::Fails);
     let booking = house.booked(fan, hold.id, "key").await;
-    let refused = Failure::from(house.shared.cancel(fan, booking.id, "cancel").await.unwrap_err());
+    let refused = Failure::from(house.cancel(fan, booking.id, "cancel").await.unwrap_err());
     let info = error_info(&refused.into()).unwrap();
     assert_eq!(
         (info.reason.as_str(), info.metadata["state"].as_str()),

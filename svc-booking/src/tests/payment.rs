@@ -25,6 +25,8 @@ pub(crate) enum Manner {
     LosesReplies,
     /// Does nothing, and says only that it failed.
     Fails,
+    /// Does nothing, and says that the request makes no sense.
+    Misunderstands,
     /// Does nothing and says nothing, until its manner is another.
     Hangs,
     /// Does what it is asked and says nothing, until its manner is another.
@@ -100,8 +102,10 @@ impl FakePayment {
     ) -> Result<Payment, Status> {
         *self.lock().calls.entry(method).or_default() += 1;
         self.pass(Manner::Hangs).await;
-        if *self.manner.borrow() == Manner::Fails {
-            return Err(Failure::internal("failing before it is done, as asked").into());
+        match *self.manner.borrow() {
+            Manner::Fails => return Err(Failure::internal("failing before it is done, as asked").into()),
+            Manner::Misunderstands => return Err(Failure::fields(Vec::new()).into()),
+            _ => {}
         }
         let outcome = act(&mut self.lock());
         self.pass(Manner::HangsAfterwards).await;

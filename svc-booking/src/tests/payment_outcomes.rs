@@ -1,6 +1,7 @@
 //! What becomes of a booking, its claims, its hold and its key, and what the fan is told, by what came of the charge.
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use mesh::{Failure, id::UserId};
 use mesh_test::{Mode, wait_until};
 use tonic::{Code, Status};
@@ -65,22 +66,22 @@ async fn a_booking_is_paid_once_and_confirmed() {
 }
 
 #[tokio::test]
-async fn while_the_breaker_is_open_nothing_is_written_and_the_hold_is_kept_longer() {
+async fn while_the_breaker_is_open_nothing_is_written_and_the_hold_is_kept_longer_once() {
     let house = House::open().await;
     let process = house.without_payment().await;
     wear_out(&process, &house).await;
     let (fan, hold) = fan_with_a_hold(&house, 1000).await;
-    house.clock.advance(TimeDelta::minutes(8));
-
-    let refused = process.book(order(fan, hold.id, "key")).await;
-    let status = Status::from(Failure::from(refused.unwrap_err()));
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(mesh::failure::error_info(&status).unwrap().reason, "PAYMENT_UNAVAILABLE");
-    assert!(status.get_details_retry_info().is_some(), "when to come back");
-    assert_eq!(house.traces(fan).await, only_a_hold(1000));
-    let kept = house.find_hold(hold.id).await.unwrap();
-    assert_eq!(kept.expire_time, house.clock.now() + TimeDelta::minutes(5));
-
+    for _ in 0..2 {
+        house.clock.advance(TimeDelta::minutes(4));
+        let refused = process.book(order(fan, hold.id, "key")).await;
+        let status = Status::from(Failure::from(refused.unwrap_err()));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(mesh::failure::error_info(&status).unwrap().reason, "PAYMENT_UNAVAILABLE");
+        assert!(status.get_details_retry_info().is_some(), "when to come back");
+        assert_eq!(house.traces(fan).await, only_a_hold(1000));
+        let kept = house.find_hold(hold.id).await.unwrap();
+        assert_eq!(kept.expire_time, hold.expire_time + TimeDelta::minutes(5));
+    }
     let booking = house.booked(fan, hold.id, "key").await;
     assert_eq!(booking.state, State::Confirmed, "a moment later");
 }
@@ -161,6 +162,18 @@ async fn a_payment_service_that_hangs_leaves_it_paying() {
 }
 
 #[tokio::test]
+async fn what_payment_should_have_understood_is_not_held_against_the_fan() {
+    let house = House::open().await;
+    let (fan, hold) = fan_with_a_hold(&house, 1000).await;
+    house.payment.set_manner(Manner::Misunderstands);
+    let booking = house.booked(fan, hold.id, "key").await;
+    assert_eq!(booking.state, State::Paying);
+    house.payment.set_manner(Manner::Answers);
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_after_the_charge_is_asked_again_at_once() {
     let house = House::open().await;
     let (fan, hold) = fan_with_a_hold(&house, 1000).await;
@@ -208,6 +221,38 @@ async fn a_partition_after_the_charge_leaves_it_paying_until_it_heals() {
     house.payment_line.set_mode(Mode::Pass);
     house.sweep_after_the_lease().await;
     assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+}
+
+#[tokio::test]
+async fn whatever_payment_does_a_fan_has_paid_and_has_a_seat_or_neither() {
+    let manners = [Manner::Answers, Manner::LosesReplies, Manner::Fails];
+    for (balance, age) in [(1000, 0), (99, 0), (1000, CHARGE_WINDOW_SECONDS)] {
+        let stories = (0..27).map(|turn| [manners[turn % 3], manners[turn / 3 % 3], manners[turn / 9]]);
+        join_all(stories.map(|story| live_through(story, balance, age))).await;
+    }
+}
+
+/// Books by the first manner, resumes by the others when the booking is so many seconds old, and at last by a good one.
+async fn live_through(story: [Manner; 3], balance: i64, age: i64) {
+    let house = House::open().await;
+    let (fan, hold) = fan_with_a_hold(&house, balance).await;
+    let [first, rest @ ..] = story;
+    house.payment.set_manner(first);
+    let _ = house.book(fan, hold.id, "key").await;
+    house.clock.advance(TimeDelta::seconds(age));
+    for manner in rest.into_iter().chain([Manner::Answers]) {
+        house.payment.set_manner(manner);
+        house.sweep_after_the_lease().await;
+    }
+    let traces = house.traces(fan).await;
+    let seats = match traces.bookings.as_slice() {
+        [State::Confirmed] => 1,
+        [State::Failed] => 0,
+        other => panic!("{story:?}: {other:?}"),
+    };
+    assert_eq!(traces.balance, balance - 100 * i64::from(seats), "{story:?}");
+    assert_eq!((traces.claims.len(), traces.fan_seats), (seats as usize, seats), "{story:?}");
+    assert_eq!(traces.letters.contains('S'), seats == 1, "{story:?}: {}", traces.letters);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! A crash at each step, and what the next process makes of it; workers that lost their lease; several processes.
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
+use mesh::id::{BookingId, ConcertId, HoldId};
 use mesh_test::wait_until;
 
 use super::{
@@ -9,8 +11,8 @@ use super::{
 };
 use crate::{
     checkout::Attempt,
-    domain::booking::{PaymentFailure, State},
-    store::LEASE,
+    domain::booking::{Booking, PaymentFailure, State},
+    store::{LEASE, NewBooking},
     worker::Recovery,
 };
 
@@ -104,7 +106,7 @@ async fn a_refund_whose_reply_was_lost_is_made_once() {
     let hold = house.hold(fan, &["A-1-2"]).await;
     let booking = house.booked(fan, hold.id, "key").await;
     house.payment.set_manner(Manner::LosesReplies);
-    let cancelled = house.shared.cancel(fan, booking.id, "cancel").await.unwrap().booking;
+    let cancelled = house.cancel(fan, booking.id, "cancel").await.unwrap().booking;
     assert_eq!((cancelled.state, cancelled.refunded), (State::Cancelled, 0), "on its way");
     house.payment.set_manner(Manner::Answers);
     assert_eq!(house.shared.make_refunds(None).await.unwrap(), 1);
@@ -126,6 +128,17 @@ async fn a_booking_is_left_alone_while_its_lease_lasts() {
 }
 
 #[tokio::test]
+async fn a_lease_begins_with_the_claim_however_long_concert_took() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    house.concert_service.set_slow(&house.clock, LEASE - TimeDelta::seconds(1));
+    house.payment.set_manner(Manner::Fails);
+    let booking = house.booked(fan, hold.id, "key").await;
+    assert_eq!(house.stored(&booking).await.lease.until, house.clock.now() + LEASE);
+}
+
+#[tokio::test]
 async fn one_worker_goes_on_with_what_has_to_wait_at_every_sweep() {
     let house = House::open().await;
     let fan = house.fan_with(1000);
@@ -142,6 +155,54 @@ async fn one_worker_goes_on_with_what_has_to_wait_at_every_sweep() {
     assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
     recovery.sweep(&house.shared).await.unwrap();
     assert_eq!(house.payment.calls("pay"), 6, "and then nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_a_stampede_is_made_up_for_in_one_sweep() {
+    let mut house = House::open().await;
+    let sample = house.claimed(house.fan_with(1000), &["A-1-2"], "key").await;
+    let wishes: Vec<_> = (0..300)
+        .map(|_| {
+            let fan = house.fan_with(1000);
+            let (id, concert, hold) = (BookingId::new(), ConcertId::new(), Some(HoldId::new()));
+            let booking = Booking { id, fan, concert, hold, ..sample.booking.clone() };
+            NewBooking { booking, ..sample.clone() }
+        })
+        .collect();
+    for claimed in join_all(wishes.iter().map(|wish| house.shared.store.claim(wish.clone()))).await {
+        claimed.unwrap().unwrap();
+    }
+    house.restart().await;
+    house.sweep_after_the_lease().await;
+    for wish in wishes {
+        assert_eq!(house.stored(&wish.booking).await.state, State::Confirmed);
+        assert_eq!(house.payment.balance(wish.booking.fan), 900);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_after_the_charge_leaves_the_seats_to_the_fan() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    house.payment.set_manner(Manner::HangsAfterwards);
+    let go_away = async {
+        wait_until("the money to be taken", PATIENCE, async || match house.payment.balance(fan) {
+            900 => Ok(()),
+            balance => Err(format!("the fan has {balance}")),
+        })
+        .await;
+        house.shared.store.clone().close().await;
+        house.payment.set_manner(Manner::Answers);
+    };
+    let (outcome, ()) = tokio::join!(house.book(fan, hold.id, "key"), go_away);
+    assert_eq!(outcome.unwrap().booking.state, State::Paying, "the fan is told to ask again");
+    assert_eq!(house.letters().await, "ASAAAAAAAA", "nobody else is offered the seat");
+    assert_eq!(house.find_hold(hold.id).await, None, "and it does not depend on the hold any more");
+
+    house.restart().await;
+    house.sweep_after_the_lease().await;
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
 }
 
 #[tokio::test]
@@ -245,4 +306,28 @@ async fn the_work_goes_on_when_the_fan_has_left() {
         traces => Err(format!("{traces:?}")),
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_cancellation_goes_on_when_the_fan_has_left() {
+    let house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-2"]).await;
+    let booking = house.booked(fan, hold.id, "key").await;
+    house.payment.set_manner(Manner::Hangs);
+    let (shared, id) = (house.shared.clone(), booking.id);
+    let handler = tokio::spawn(async move { shared.cancel(fan, id, "cancel".to_owned()).await });
+    wait_until("the refund to be asked for", PATIENCE, async || match house.payment.calls("refund") {
+        1 => Ok(()),
+        calls => Err(format!("asked {calls} times")),
+    })
+    .await;
+    handler.abort();
+    house.payment.set_manner(Manner::Answers);
+    wait_until("the refund", PATIENCE, async || match house.stored(&booking).await.refunded {
+        100 => Ok(()),
+        refunded => Err(format!("{refunded} given back")),
+    })
+    .await;
+    assert_eq!(house.payment.balance(fan), 1000);
 }

@@ -78,7 +78,7 @@ async fn a_cancellation_done_twice_refunds_once() {
     let booking = house.booked(fan, hold.id, "key").await;
     let cancelled = Traces { bookings: vec![State::Cancelled], ..no_traces(1000) };
     for is_replay in [false, true] {
-        let outcome = house.shared.cancel(fan, booking.id, "cancel").await.unwrap();
+        let outcome = house.cancel(fan, booking.id, "cancel").await.unwrap();
         assert_eq!((outcome.is_replay, outcome.booking.state), (is_replay, State::Cancelled));
         assert_eq!(outcome.booking.refunded, 100);
         assert_eq!(house.traces(fan).await, cancelled);
@@ -86,7 +86,7 @@ async fn a_cancellation_done_twice_refunds_once() {
     assert_eq!(house.shared.make_refunds(None).await.unwrap(), 0);
     assert_eq!((house.payment.refunds(), house.count_rows("refund").await), (1, 1));
 
-    let other_key = house.shared.cancel(fan, booking.id, "other").await;
+    let other_key = house.cancel(fan, booking.id, "other").await;
     assert_eq!(reason(other_key), "BOOKING_NOT_CANCELLABLE");
     assert_eq!(house.traces(fan).await, cancelled);
 }

@@ -69,7 +69,7 @@ async fn a_watcher_sees_a_seat_being_held_sold_and_given_back() {
     assert_eq!(changes(&next(&mut stream).await), [("A-1-2", SeatState::Held)]);
     let booking = house.booked(fan, hold.id, "key").await;
     assert_eq!(changes(&next(&mut stream).await), [("A-1-2", SeatState::Sold)]);
-    house.shared.cancel(fan, booking.id, "cancel").await.unwrap();
+    house.cancel(fan, booking.id, "cancel").await.unwrap();
     assert_eq!(changes(&next(&mut stream).await), [("A-1-2", SeatState::Available)]);
 }
 

@@ -84,9 +84,9 @@ impl HoldService for Shared {
         if !hold::belongs_to(id, fan) {
             return Err(Error::HoldNotFound.into());
         }
-        // The seats of a hold that is being booked, or was, are the booking's: there is nothing to give back.
-        if self.store.find_by_hold(id).await?.is_some() {
-            return Ok(Response::new(DeleteHoldResponse { hold: None }));
+        // Its seats are the booking's from the moment it is being booked: nothing is free before that is settled.
+        if let Some(booking) = self.store.find_by_hold(id).await? {
+            return Err(Error::HoldBooked(booking).into());
         }
         let hold = match self.holds.release(id, self.clock.now()).await {
             Some(hold) => {

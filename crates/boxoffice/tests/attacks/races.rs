@@ -187,7 +187,9 @@ async fn a_hold_given_back_while_it_is_paid_frees_no_sold_seat() {
     })
     .await;
     let path = format!("/v1/holds/{hold}");
-    workshop.api.send(Method::DELETE, &path, Some(&ann.access_token), None, None).await.unwrap();
+    let given_back =
+        workshop.api.send(Method::DELETE, &path, Some(&ann.access_token), None, None).await.unwrap();
+    assert_refused("giving it back", &given_back, &refusal(409, Booking::HoldBooked, &[]));
     let (path, seat) = (format!("/v1/concerts/{concert}/holds"), json!({"seatIds": ["A-1-1"]}));
     let taken = workshop.api.post(&path, Some(&bob.access_token), &seat).await.unwrap();
     assert_refused("a seat that is being paid", &taken, &refusal(409, Booking::SeatTaken, &[]));

@@ -9,7 +9,8 @@ use sea_orm::{
     TransactionTrait, Value,
 };
 use sqlx::{
-    AssertSqlSafe, Connection, SqlSafeStr, SqliteConnection,
+    AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqliteConnection,
+    error::ErrorKind,
     migrate::{MigrateError, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
@@ -21,6 +22,8 @@ use crate::failure::Failure;
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take to show that it still works when it is given back.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 /// Readers of a SQLite file. One more writes.
 const SQLITE_READERS: u32 = 4;
 
@@ -188,6 +191,7 @@ impl Database {
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(answers_soon(connection)))
             .connect_with(options)
             .await?;
         let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
@@ -247,6 +251,13 @@ impl Database {
         let _ = self.reader.close().await;
         let _ = self.writer.close().await;
     }
+}
+
+/// Whether a connection may be used again. The pool asks the same afterwards, but without a limit: behind a partition
+/// that drops packets it would wait for as long as TCP does, a quarter of an hour, and the pool would be one short.
+async fn answers_soon(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let silence = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await.map_err(silence)?.map(|()| true)
 }
 
 /// Whether a connection may be used again. A full disk makes SQLite roll back by itself; the driver's own rollback then
@@ -354,16 +365,51 @@ pub fn rows_of(backend: DatabaseBackend, count: usize, columns: usize) -> String
     (0..count).map(row).collect::<Vec<_>>().join(", ")
 }
 
-/// A database error is a 503 if the database can't be reached or takes no more, otherwise a bug.
+/// A database error is a 503 if the database can't be reached or takes no more, a 409 if others wrote the same rows and
+/// doing it again may succeed, otherwise a bug.
 impl From<DbErr> for Failure {
     fn from(error: DbErr) -> Self {
         if is_unavailable(&error) {
             Failure::new(ErrorReason::DatabaseUnavailable, "the database can't be reached right now")
                 .retry_after(Duration::from_secs(1))
                 .caused_by(error)
+        } else if is_race_lost(&error) {
+            race_lost(error)
         } else {
             Failure::internal(error)
         }
+    }
+}
+
+/// Others wrote the same rows at the same moment: nothing was written, and doing it again may succeed.
+pub fn race_lost(cause: DbErr) -> Failure {
+    Failure::new(
+        ErrorReason::RaceLost,
+        "others changed the same data at the same moment; send the request again",
+    )
+    .retry_after(Duration::from_secs(1))
+    .caused_by(cause)
+}
+
+/// Whether Postgres ended the statement for the sake of others: a serialization failure, or a deadlock.
+fn is_race_lost(error: &DbErr) -> bool {
+    refusal_of(error).and_then(|error| error.code()).is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+/// Whether the database refused what was to be written, though it works: another writer was there first, or a rule of
+/// the schema does not hold.
+pub fn is_conflict(error: &DbErr) -> bool {
+    let breaks_rule = refusal_of(error).is_some_and(|error| error.kind() != ErrorKind::Other);
+    breaks_rule || is_race_lost(error)
+}
+
+/// What the database itself said against a statement.
+fn refusal_of(error: &DbErr) -> Option<&dyn sqlx::error::DatabaseError> {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            error.as_database_error()
+        }
+        _ => None,
     }
 }
 

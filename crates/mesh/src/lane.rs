@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use boxoffice_proto::common::v1::ErrorReason;
@@ -23,6 +24,10 @@ use crate::failure::Failure;
 pub const BATCH_LIMIT: usize = 64;
 /// The most jobs that wait; more are refused.
 const QUEUE_LIMIT: usize = 4096;
+
+/// How long a batch may take: longer than a statement may run and a connection be waited for. Only a connection that
+/// went silent takes so long.
+const BATCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a lane does with a batch.
 pub trait Work: Send + 'static {
@@ -68,6 +73,7 @@ impl<W: Work> Lane<W> {
         let (queue, mut tickets) = mpsc::channel::<Ticket<W>>(QUEUE_LIMIT);
         let counts = Arc::new(Counts::default());
         let lane = Self { queue, counts: Arc::clone(&counts) };
+        let name = std::any::type_name::<W>();
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH_LIMIT);
             while tickets.recv_many(&mut batch, BATCH_LIMIT).await > 0 {
@@ -83,12 +89,17 @@ impl<W: Work> Lane<W> {
                 counts.batches.fetch_add(1, Ordering::Relaxed);
                 counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
                 // A panic is told to those of this batch, by dropping their callers; the lane goes on.
-                let Ok(answers) = AssertUnwindSafe(work.run(jobs)).catch_unwind().await else {
-                    tracing::error!(
-                        lane.work = std::any::type_name::<W>(),
-                        "a batch panicked; its message stands above"
-                    );
-                    continue;
+                let work = AssertUnwindSafe(work.run(jobs)).catch_unwind();
+                let answers = match tokio::time::timeout(BATCH_PATIENCE, work).await {
+                    Ok(Ok(answers)) => answers,
+                    Ok(Err(_)) => {
+                        tracing::error!(lane.work = name, "a batch panicked; its message stands above");
+                        continue;
+                    }
+                    Err(_) => {
+                        tracing::error!(lane.work = name, "the database went silent during a batch");
+                        callers.iter().map(|_| Err(silence())).collect()
+                    }
                 };
                 debug_assert_eq!(answers.len(), callers.len());
                 for (caller, answer) in callers.into_iter().zip(answers) {
@@ -96,7 +107,7 @@ impl<W: Work> Lane<W> {
                 }
             }
             tracing::info!(
-                lane.work = std::any::type_name::<W>(),
+                lane.work = name,
                 lane.batches = counts.batches.load(Ordering::Relaxed),
                 lane.jobs = counts.jobs.load(Ordering::Relaxed),
                 "a lane ended"
@@ -115,7 +126,7 @@ impl<W: Work> Lane<W> {
         self.queue.try_send(Ticket { job, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 Failure::new(ErrorReason::Overloaded, "too many writes are waiting")
-                    .retry_after(std::time::Duration::from_secs(1))
+                    .retry_after(Duration::from_secs(1))
             }
             mpsc::error::TrySendError::Closed(_) => Failure::internal("the lane has ended"),
         })?;
@@ -128,12 +139,20 @@ impl<W: Work> Lane<W> {
     }
 }
 
+/// What the callers of a batch hear that did not end: whether it was written is not known.
+fn silence() -> Failure {
+    Failure::new(ErrorReason::DatabaseUnavailable, "the database did not answer in time")
+        .retry_after(Duration::from_secs(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A job that breaks its batch.
     const POISON: u32 = 1000;
+    /// A job that never ends.
+    const ENDLESS: u32 = 2000;
 
     /// Doubles numbers; refuses odd ones. Tells the sizes of its batches.
     struct Doubling(mpsc::UnboundedSender<usize>);
@@ -146,6 +165,9 @@ mod tests {
             let _ = self.0.send(jobs.len());
             tokio::task::yield_now().await;
             assert!(!jobs.contains(&POISON), "poisoned, as the test wants");
+            if jobs.contains(&ENDLESS) {
+                std::future::pending::<()>().await;
+            }
             let answer =
                 |job: u32| if job.is_multiple_of(2) { Ok(job * 2) } else { Err(Failure::internal("odd")) };
             jobs.into_iter().map(answer).collect()
@@ -184,6 +206,14 @@ mod tests {
         let (sizes, _seen) = mpsc::unbounded_channel();
         let lane = Lane::start(Doubling(sizes));
         assert!(lane.submit(POISON).await.is_err_and(|failure| failure.is(ErrorReason::Internal)));
+        assert_eq!(lane.submit(2).await.ok(), Some(4));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_goes_silent_ends_its_batch_and_not_the_lane() {
+        let (sizes, _seen) = mpsc::unbounded_channel();
+        let lane = Lane::start(Doubling(sizes));
+        let answer = lane.submit(ENDLESS).await;
+        assert!(answer.is_err_and(|failure| failure.is(ErrorReason::DatabaseUnavailable)));
         assert_eq!(lane.submit(2).await.ok(), Some(4));
     }
 }

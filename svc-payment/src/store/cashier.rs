@@ -1,11 +1,14 @@
 //! The cashier: what the lane of payments does with a batch of commands. A batch is one transaction, and each caller
 //! hears after its commit.
 
-use mesh::{Failure, clock::Clock, database::Database, failure::chain, lane::Work};
-use sea_orm::{
-    DbErr, RuntimeErr,
-    sqlx::{self, error::ErrorKind},
+use mesh::{
+    Failure,
+    clock::Clock,
+    database::{self, Database},
+    failure::chain,
+    lane::Work,
 };
+use sea_orm::DbErr;
 
 use super::books;
 use crate::{
@@ -84,17 +87,8 @@ impl Work for Cashier {
     }
 }
 
-/// Whether the database refused what was decided, though it works: because another writer was there first, or because a
-/// rule of the schema does not hold.
+/// Whether another writer was there first, or a rule of the schema does not hold.
 fn is_conflict(error: &DbErr) -> bool {
-    let error = match error {
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
-        // Ours: a row was not there any more.
-        DbErr::Custom(_) => return true,
-        _ => return false,
-    };
-    let sqlx::Error::Database(error) = error.as_ref() else { return false };
-    // Postgres: 40001 is a serialization failure, 40P01 a deadlock.
-    let code = error.code().unwrap_or_default();
-    !matches!(error.kind(), ErrorKind::Other) || matches!(code.as_ref(), "40001" | "40P01")
+    // `Custom` is ours: a row was not there any more.
+    matches!(error, DbErr::Custom(_)) || database::is_conflict(error)
 }

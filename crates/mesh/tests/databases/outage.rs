@@ -91,6 +91,28 @@ async fn a_database_that_is_away_for_a_while_is_used_again_without_help() {
 
 #[tokio::test]
 #[ignore = "needs Postgres: scripts/test runs it"]
+async fn a_partition_that_drops_packets_heals_without_help() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    for outcome in ask_with_all(&database).await {
+        outcome.unwrap();
+    }
+
+    server.proxy.set_mode(Mode::Blackhole);
+    // Callers stop waiting at their deadline; what they leave behind is a connection that never answers.
+    for _ in 0..2 {
+        let asked = tokio::time::timeout(Duration::from_millis(100), ask_with_all(&database)).await;
+        assert!(asked.is_err(), "nothing answers: {asked:?}");
+    }
+    let transaction = tokio::time::timeout(LONGEST_WAIT, database.begin()).await;
+    assert!(!matches!(transaction, Ok(Ok(_))), "nothing answers");
+
+    server.proxy.set_mode(Mode::Pass);
+    wait_until_healed(&database).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
 async fn a_transaction_that_a_restart_cuts_off_leaves_nothing() {
     let server = Proxied::start().await;
     let database = open(&server.url).await;

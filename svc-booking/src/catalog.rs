@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 use mesh::id::ConcertId;
 use moka::future::Cache;
 
-use crate::{clients::Neighbours, domain::sale::Sale, error::Error};
+use crate::{
+    clients::{ConcertRefusal, Neighbours},
+    domain::sale::Sale,
+    error::Error,
+};
 
 /// How long a copy is fresh.
 const FRESH: Duration = Duration::from_secs(2);
@@ -38,21 +42,19 @@ impl Catalog {
         if let Some(sale) = self.fresh.get(&concert).await {
             return Ok(sale);
         }
-        let asked = self.fresh.try_get_with(concert, self.ask(concert)).await;
-        match asked {
-            Ok(sale) => Ok(sale),
-            Err(error) => match &*error {
-                Error::ConcertUnavailable(status) => match self.last_known.get(&concert).await {
-                    Some(sale) => Ok(sale),
-                    None => Err(Error::ConcertUnavailable(status.clone())),
-                },
-                Error::NotOnSale(why) => Err((*why).into()),
-                _ => Err(Error::ConcertNotFound),
-            },
+        let refusal = match self.fresh.try_get_with(concert, self.ask(concert)).await {
+            Ok(sale) => return Ok(sale),
+            Err(refusal) => ConcertRefusal::clone(&refusal),
+        };
+        if matches!(refusal, ConcertRefusal::Unavailable(_))
+            && let Some(sale) = self.last_known.get(&concert).await
+        {
+            return Ok(sale);
         }
+        Err(refusal.into())
     }
 
-    async fn ask(&self, concert: ConcertId) -> Result<Arc<Sale>, Error> {
+    async fn ask(&self, concert: ConcertId) -> Result<Arc<Sale>, ConcertRefusal> {
         let mut sale = self.neighbours.find_sale(concert).await?;
         // A layout never changes: one copy of it is enough.
         if let Some(known) = self.last_known.get(&concert).await

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     Shared,
     domain::{
-        booking::{Booking, Lease, PaymentFailure, State, Step},
+        booking::{Booking, Charge, Lease, PaymentFailure, State, Step},
         hold::{self, Hold},
         sale::Sale,
     },
@@ -34,6 +34,8 @@ const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(15);
 const PATIENCE: Duration = Duration::from_secs(8);
 /// What is kept of the time that was given, to answer in.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+/// Tries after which a refund that is still not made is an operator's affair.
+const REFUND_ALARM: i32 = 6;
 /// How long a refund is waited for.
 const REFUND_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -140,6 +142,9 @@ impl Shared {
                     crash::point("booking.charge.before");
                     let charge = self.neighbours.charge(&booking).await;
                     crash::point("booking.charge.after");
+                    if charge == Charge::Contradicted {
+                        self.store.flag(&booking, "payment refuses the charge: see the log").await?;
+                    }
                     charge.next(attempt == Attempt::Again)
                 }
                 Step::Void(failure) => match self.neighbours.void(&booking).await {
@@ -149,6 +154,10 @@ impl Shared {
                         Step::Wait
                     }
                 },
+                // Whoever has the lease now goes on: the seats may be another's by then.
+                Step::Confirm if self.clock.now() >= booking.lease.until => {
+                    return self.store.find_own(booking.fan, booking.id).await;
+                }
                 Step::Confirm => {
                     // Before the database says so: whoever sees it confirmed may cancel it at once, and what is given
                     // back must be known as sold by then.
@@ -225,7 +234,10 @@ impl Shared {
     /// Makes the refunds that are to be made; of one booking, if it is named. How many were made.
     pub(crate) async fn make_refunds(&self, booking: Option<BookingId>) -> Result<usize, Error> {
         let mut made = 0;
-        for refund in self.store.list_refunds_to_do(booking).await? {
+        for refund in self.store.list_refunds_to_do(booking, self.clock.now()).await? {
+            if self.neighbours.is_payment_refusing() {
+                break;
+            }
             crash::point("booking.refund.before");
             match self.neighbours.refund(refund).await {
                 Ok(()) => {
@@ -234,7 +246,12 @@ impl Shared {
                     made += 1;
                 }
                 Err(status) => {
-                    tracing::warn!(booking.id = %refund.booking, error = %status, "a refund has to wait");
+                    if refund.tries < REFUND_ALARM {
+                        tracing::warn!(booking.id = %refund.booking, error = %status, "a refund has to wait");
+                    } else {
+                        tracing::error!(booking.id = %refund.booking, error = %status, "a refund needs an operator");
+                    }
+                    self.store.postpone_refund(refund, self.clock.now()).await?;
                 }
             }
         }

@@ -61,22 +61,22 @@ impl Neighbours {
     }
 
     /// What may be sold of a concert.
-    pub(crate) async fn find_sale(&self, concert: ConcertId) -> Result<Sale, Error> {
+    pub(crate) async fn find_sale(&self, concert: ConcertId) -> Result<Sale, ConcertRefusal> {
         let request = GetSaleRequest { concert_id: concert.to_string() };
         match self.concert.clone().get_sale(request).await {
             Ok(response) => response
                 .into_inner()
                 .sale
                 .and_then(|sale| read_sale(concert, sale))
-                .ok_or_else(|| Error::ConcertUnavailable(Status::internal("a sale that can't be read"))),
-            Err(status) => Err(concert_error(status)),
+                .ok_or_else(|| ConcertRefusal::Unavailable(Status::internal("a sale that can't be read"))),
+            Err(status) => Err(ConcertRefusal::of(status)),
         }
     }
 
     /// Tells concert that a first booking is about to be made.
-    pub(crate) async fn begin_sale(&self, concert: ConcertId) -> Result<(), Error> {
+    pub(crate) async fn begin_sale(&self, concert: ConcertId) -> Result<(), ConcertRefusal> {
         let request = BeginSaleRequest { concert_id: concert.to_string() };
-        self.concert.clone().begin_sale(request).await.map(|_| ()).map_err(concert_error)
+        self.concert.clone().begin_sale(request).await.map(|_| ()).map_err(ConcertRefusal::of)
     }
 
     /// Tells concert how many places are not booked.
@@ -116,11 +116,10 @@ impl Neighbours {
                 refusal if refusal.is(PaymentReason::PaymentVoided) => {
                     Charge::Refused(PaymentFailure::TimedOut)
                 }
-                // Other terms by the same key, a service token that is not accepted, another currency: the installation
-                // is wrong, not the fan. Nothing is guessed; an operator sees it.
+                // Other terms by the same key, a service token that is not accepted, another currency.
                 Refusal::Reason { .. } => {
                     tracing::error!(booking.id = %booking.id, error = %status, "payment refuses what it should take");
-                    Charge::Unknown
+                    Charge::Contradicted
                 }
                 Refusal::Unknown => {
                     tracing::warn!(booking.id = %booking.id, error = %status, "whether a booking is paid is not known");
@@ -151,14 +150,35 @@ impl Neighbours {
     }
 }
 
-fn concert_error(status: Status) -> Error {
-    let refusal = Refusal::of(&status);
-    if refusal.is(ConcertReason::ConcertNotFound) || refusal.is(ConcertReason::ConcertNotPublished) {
-        Error::ConcertNotFound
-    } else if refusal.is(ConcertReason::ConcertCancelled) {
-        Error::NotOnSale(NotOnSale::Cancelled)
-    } else {
-        Error::ConcertUnavailable(status)
+/// Why concert does not say what may be sold.
+#[derive(Debug, Clone)]
+pub(crate) enum ConcertRefusal {
+    NotFound,
+    Cancelled,
+    /// It can't be had right now, or says something else.
+    Unavailable(Status),
+}
+
+impl ConcertRefusal {
+    fn of(status: Status) -> Self {
+        let refusal = Refusal::of(&status);
+        if refusal.is(ConcertReason::ConcertNotFound) || refusal.is(ConcertReason::ConcertNotPublished) {
+            Self::NotFound
+        } else if refusal.is(ConcertReason::ConcertCancelled) {
+            Self::Cancelled
+        } else {
+            Self::Unavailable(status)
+        }
+    }
+}
+
+impl From<ConcertRefusal> for Error {
+    fn from(refusal: ConcertRefusal) -> Self {
+        match refusal {
+            ConcertRefusal::NotFound => Self::ConcertNotFound,
+            ConcertRefusal::Cancelled => Self::NotOnSale(NotOnSale::Cancelled),
+            ConcertRefusal::Unavailable(status) => Self::ConcertUnavailable(status),
+        }
     }
 }
 

@@ -65,11 +65,18 @@ pub fn hold_ttl(text: &str) -> Result<Duration, String> {
 }
 
 /// The history of the schema.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    description: "bookings, claims, refunds",
-    sql: include_str!("migration/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        description: "bookings, claims, refunds",
+        sql: include_str!("migration/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        description: "what an operator must look at",
+        sql: include_str!("migration/0002_attention.sql"),
+    },
+];
 
 /// What every part of the service works with.
 #[derive(Clone)]

@@ -74,9 +74,23 @@ impl Shared {
 
     /// Notes that a booking's seats were given back.
     pub(crate) async fn give_back(&self, booking: &Booking) {
+        // Only of a loaded concert is it told whether it is sold out.
+        if let Ok(sale) = self.catalog.find(booking.concert).await
+            && let Err(error) = self.load(&sale).await
+        {
+            tracing::warn!(concert.id = %booking.concert, %error, "seats can't be loaded");
+        }
         // A load that is under way may have read them as sold before they were given back: let it come first.
         let _no_load = self.views.loading.lock().await;
-        self.holds.free(booking.concert, booking.fan, &booking.ordinals()).await;
+        let mut free = booking.ordinals();
+        // Whoever is late with this may find them sold again.
+        match self.store.find_sold_of(booking.concert, &free).await {
+            Ok(sold) => free.retain(|seat| !sold.contains(seat)),
+            Err(error) => {
+                tracing::warn!(concert.id = %booking.concert, %error, "seats are shown as free unchecked")
+            }
+        }
+        self.holds.free(booking.concert, booking.fan, &free).await;
     }
 
     /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.

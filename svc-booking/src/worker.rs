@@ -8,7 +8,9 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::stream::{self, StreamExt};
 use mesh::{
+    Failure,
     context::Context,
     id::{BookingId, ConcertId, Id},
     shutdown::Shutdown,
@@ -23,6 +25,12 @@ use crate::{
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a round of work may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often concerts that nobody asks for are forgotten.
+const FORGET_PERIOD: Duration = Duration::from_secs(600);
+/// Abandoned bookings that are gone on with at once: one that payment is slow about must not hold up the others.
+const RESUMED_AT_ONCE: usize = 16;
 /// Bookings younger than this are looked at every second: a lease runs out after five.
 const YOUNG: TimeDelta = TimeDelta::seconds(20);
 /// How often, in periods, older ones are looked at.
@@ -32,37 +40,59 @@ const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(10);
 
 /// Starts the work; it ends at shutdown.
 pub(crate) fn start(shared: &Shared, shutdown: &Shutdown) {
-    tokio::spawn(repeat(shutdown.clone(), {
+    tokio::spawn(repeat(shutdown.clone(), PERIOD, {
         let shared = shared.clone();
         move || release_expired(shared.clone())
     }));
-    tokio::spawn(repeat(shutdown.clone(), {
+    tokio::spawn(repeat(shutdown.clone(), PERIOD, {
         let shared = shared.clone();
         move || make_refunds(shared.clone())
+    }));
+    tokio::spawn(repeat(shutdown.clone(), FORGET_PERIOD, {
+        let shared = shared.clone();
+        move || forget_unused(shared.clone())
     }));
     let (recovery, reports) = (shared.clone(), shared.clone());
     tokio::spawn(recover(recovery, shutdown.clone()));
     tokio::spawn(report(reports, shutdown.clone()));
 }
 
-/// Does something every second until shutdown, each time in a trace of its own.
-async fn repeat<F: Future<Output = Result<(), Error>>>(shutdown: Shutdown, act: impl Fn() -> F) {
+/// Does something every so often until shutdown, each time in a trace of its own.
+async fn repeat<F: Future<Output = Result<(), Error>>>(
+    shutdown: Shutdown,
+    period: Duration,
+    act: impl Fn() -> F,
+) {
     while !shutdown.has_begun() {
-        if let Err(error) = Context::root().scope(act()).await {
+        if let Err(error) = within_patience(Context::root().scope(act())).await {
             tracing::warn!(%error, "a worker has to wait");
         }
-        pause(&shutdown).await;
+        pause(&shutdown, period).await;
     }
 }
 
-async fn pause(shutdown: &Shutdown) {
-    tokio::select! { () = tokio::time::sleep(PERIOD) => {}, () = shutdown.begun() => {} }
+/// Does something that a database or a neighbour that went silent must not stop for ever.
+async fn within_patience(act: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let silence = |_| Err(Failure::internal("nothing moved for too long").into());
+    tokio::time::timeout(PATIENCE, act).await.unwrap_or_else(silence)
+}
+
+async fn pause(shutdown: &Shutdown, period: Duration) {
+    tokio::select! { () = tokio::time::sleep(period) => {}, () = shutdown.begun() => {} }
 }
 
 async fn release_expired(shared: Shared) -> Result<(), Error> {
     let released = shared.holds.release_expired(shared.clock.now()).await;
     if released > 0 {
         tracing::debug!(holds = released, "expired holds were released");
+    }
+    Ok(())
+}
+
+async fn forget_unused(shared: Shared) -> Result<(), Error> {
+    let forgotten = shared.holds.forget_unused().await;
+    if forgotten > 0 {
+        tracing::debug!(concerts = forgotten, "concerts that nobody asks for were forgotten");
     }
     Ok(())
 }
@@ -75,10 +105,10 @@ async fn make_refunds(shared: Shared) -> Result<(), Error> {
 async fn recover(shared: Shared, shutdown: Shutdown) {
     let mut recovery = Recovery::default();
     while !shutdown.has_begun() {
-        if let Err(error) = Context::root().scope(recovery.sweep(&shared)).await {
+        if let Err(error) = within_patience(Context::root().scope(recovery.sweep(&shared))).await {
             tracing::warn!(%error, "bookings that nobody works on can't be looked for");
         }
-        pause(&shutdown).await;
+        pause(&shutdown, PERIOD).await;
     }
 }
 
@@ -111,12 +141,10 @@ impl Recovery {
         let mut abandoned = std::mem::take(&mut self.waiting);
         let lost = paying.into_iter().filter(|booking| booking.lease.until < now);
         abandoned.extend(lost.map(|booking| (booking.id, booking)));
-        for (id, booking) in abandoned {
-            // One that can't be gone on with must not keep the others from it.
-            if let Err(error) = self.resume(shared, booking.clone()).await {
-                tracing::warn!(booking.id = %id, %error, "a booking has to wait");
-                self.waiting.entry(id).or_insert(booking);
-            }
+        let resumed = stream::iter(abandoned.into_values()).map(|booking| resume(shared, booking));
+        let mut resumed = resumed.buffer_unordered(RESUMED_AT_ONCE);
+        while let Some(left) = resumed.next().await {
+            self.waiting.extend(left.map(|booking| (booking.id, booking)));
         }
         if is_full {
             self.all_settled_before = first_id_at(now - CLOCK_SKEW).min(oldest_paying);
@@ -124,18 +152,31 @@ impl Recovery {
         self.sweeps += 1;
         Ok(())
     }
+}
 
-    async fn resume(&mut self, shared: &Shared, booking: Booking) -> Result<(), Error> {
+/// Goes on with a booking. If it has to wait: the booking as it is then.
+async fn resume(shared: &Shared, booking: Booking) -> Option<Booking> {
+    let outcome = async {
         // One that waited here may have been settled by its own task or another replica: then there is no lease to take.
-        let Some(booking) = shared.store.take_over(booking, shared.clock.now()).await? else { return Ok(()) };
+        let Some(booking) = shared.store.take_over(booking.clone(), shared.clock.now()).await? else {
+            return Ok(None);
+        };
         tracing::info!(booking.id = %booking.id, lease.epoch = booking.lease.epoch, "going on with a booking");
-        let booking = shared.run(booking, Attempt::Again).await?;
-        if booking.state == State::Paying {
-            self.waiting.insert(booking.id, booking);
-        } else {
+        shared.run(booking, Attempt::Again).await.map(Some)
+    };
+    match outcome.await {
+        Ok(Some(booking)) if booking.state == State::Paying => Some(booking),
+        Ok(Some(booking)) => {
             tracing::info!(booking.id = %booking.id, booking.state = ?booking.state, "a booking was settled");
+            None
         }
-        Ok(())
+        Ok(None) => None,
+        Err(error) => {
+            // It must not keep the others from being gone on with.
+            let error: Error = error;
+            tracing::warn!(booking.id = %booking.id, %error, "a booking has to wait");
+            Some(booking)
+        }
     }
 }
 
@@ -147,23 +188,69 @@ fn first_id_at(time: DateTime<Utc>) -> Uuid {
 
 /// Tells concert when a concert is sold out, and when it no longer is.
 async fn report(shared: Shared, shutdown: Shutdown) {
-    let mut told: HashMap<ConcertId, bool> = HashMap::new();
+    let mut reports = Reports::default();
     while !shutdown.has_begun() {
-        for (concert, unsold) in shared.holds.unsold().await {
+        let sweep = Context::root().scope(reports.sweep(&shared));
+        if let Err(error) = within_patience(sweep).await {
+            tracing::warn!(%error, "concert can't be told what is left");
+        }
+        pause(&shutdown, PERIOD).await;
+    }
+}
+
+/// What concert was told.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    /// Whether a concert is sold out.
+    told: HashMap<ConcertId, bool>,
+    /// Places sold of concerts that are to be told of once: what a process before this one told last may be wrong, and
+    /// nobody may ask for their seats for long. None: not counted yet.
+    unchecked: Option<HashMap<ConcertId, (u32, DateTime<Utc>)>>,
+}
+
+impl Reports {
+    /// Tells what has changed since it was told last.
+    pub(crate) async fn sweep(&mut self, shared: &Shared) -> Result<(), Error> {
+        let unchecked = match &mut self.unchecked {
+            Some(unchecked) => unchecked,
+            none => {
+                let count_time = shared.clock.now();
+                let sold = shared.store.count_sold().await?;
+                none.insert(sold.into_iter().map(|(concert, sold)| (concert, (sold, count_time))).collect())
+            }
+        };
+        let loaded = shared.holds.unsold().await;
+        self.told.retain(|concert, _| loaded.iter().any(|(known, _)| known == concert));
+        for (concert, unsold) in loaded {
+            unchecked.remove(&concert);
             let is_sold_out = unsold == 0;
-            if told.get(&concert) == Some(&is_sold_out) {
+            if self.told.get(&concert) == Some(&is_sold_out) {
                 continue;
             }
-            let count_time = shared.clock.now();
-            match shared.neighbours.report_availability(concert, unsold, count_time).await {
-                Ok(()) => {
-                    told.insert(concert, is_sold_out);
-                }
-                Err(error) => {
-                    tracing::debug!(concert.id = %concert, %error, "concert was not told what is left")
-                }
+            if tell(shared, concert, unsold, shared.clock.now()).await {
+                self.told.insert(concert, is_sold_out);
             }
         }
-        pause(&shutdown).await;
+        for (concert, (sold, count_time)) in std::mem::take(unchecked) {
+            let is_told = match shared.catalog.find(concert).await {
+                Ok(sale) => {
+                    tell(shared, concert, sale.layout.places().saturating_sub(sold), count_time).await
+                }
+                Err(error) => !matches!(error, Error::ConcertUnavailable(_)),
+            };
+            if !is_told {
+                unchecked.insert(concert, (sold, count_time));
+            }
+        }
+        Ok(())
     }
+}
+
+/// Tells concert how many places are not sold. Whether it heard it.
+async fn tell(shared: &Shared, concert: ConcertId, unsold: u32, count_time: DateTime<Utc>) -> bool {
+    let told = shared.neighbours.report_availability(concert, unsold, count_time).await;
+    if let Err(error) = &told {
+        tracing::debug!(concert.id = %concert, %error, "concert was not told what is left");
+    }
+    told.is_ok()
 }

@@ -57,6 +57,9 @@ pub(crate) enum Charge {
     Refused(PaymentFailure),
     /// It may have been taken, or may be yet: ask again by the same key.
     Unknown,
+    /// Payment refuses what the contract says it takes. The installation is wrong, not the fan: nothing is guessed, and
+    /// an operator has to look.
+    Contradicted,
 }
 
 /// What is to be done next.
@@ -97,7 +100,7 @@ impl Charge {
     pub(crate) fn next(self, was_asked_before: bool) -> Step {
         match self {
             Self::Captured => Step::Confirm,
-            Self::Unknown => Step::Wait,
+            Self::Unknown | Self::Contradicted => Step::Wait,
             Self::Refused(PaymentFailure::Unavailable) if was_asked_before => Step::Wait,
             Self::Refused(why) if was_asked_before => Step::Void(why),
             Self::Refused(why) => Step::Fail(why),
@@ -176,6 +179,7 @@ mod tests {
         for was_asked_before in [false, true] {
             assert_eq!(Charge::Captured.next(was_asked_before), Step::Confirm);
             assert_eq!(Charge::Unknown.next(was_asked_before), Step::Wait);
+            assert_eq!(Charge::Contradicted.next(was_asked_before), Step::Wait);
         }
         let declined = Charge::Refused(PaymentFailure::Declined);
         assert_eq!(declined.next(false), Step::Fail(PaymentFailure::Declined));

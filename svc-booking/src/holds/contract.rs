@@ -31,6 +31,7 @@ contract! {
     a_watcher_sees_each_change,
     an_old_revision_starts_over,
     an_unknown_concert_is_not_loaded,
+    a_concert_that_nobody_asks_for_is_forgotten,
 }
 
 struct Sale {
@@ -220,4 +221,24 @@ async fn an_unknown_concert_is_not_loaded(sale: Sale) {
     assert_eq!(sale.holds.hold(wish, sale.now).await, Granted::NotLoaded);
     assert!(sale.holds.snapshot(other).await.is_none());
     assert!(sale.holds.watch(other).await.is_none());
+}
+
+async fn a_concert_that_nobody_asks_for_is_forgotten(sale: Sale) {
+    let is_loaded = async || sale.holds.snapshot(sale.concert).await.is_some();
+    let forget = async || {
+        let forgotten = sale.holds.forget_unused().await;
+        forgotten + sale.holds.forget_unused().await
+    };
+    sale.holds.forget_unused().await;
+    assert!(is_loaded().await, "it was asked for since the last time");
+    let watcher = sale.holds.watch(sale.concert).await;
+    assert_eq!(forget().await, 0, "somebody watches");
+    drop(watcher);
+    let hold = sale.held(UserId::new(), &[0], "k").await;
+    assert_eq!(forget().await, 0, "a seat is held");
+    sale.holds.release(hold.id, sale.now).await;
+    assert_eq!(forget().await, 0, "its key may come again");
+    sale.holds.release_expired(sale.now + TimeDelta::days(1)).await;
+    assert_eq!(forget().await, 1);
+    assert!(!is_loaded().await);
 }

@@ -20,9 +20,16 @@ const KEY_LIFETIME: TimeDelta = TimeDelta::hours(1);
 /// The holds of all concerts.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryHolds {
-    concerts: Mutex<HashMap<ConcertId, Arc<Mutex<Concert>>>>,
+    concerts: Mutex<HashMap<ConcertId, Loaded>>,
     /// Which concert a hold is of.
     holds: Mutex<HashMap<HoldId, ConcertId>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    concert: Arc<Mutex<Concert>>,
+    /// Whether it was asked for since the last sweep of those that nobody asks for.
+    is_used: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +66,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl MemoryHolds {
     fn concert(&self, id: ConcertId) -> Option<Arc<Mutex<Concert>>> {
-        lock(&self.concerts).get(&id).cloned()
+        let mut concerts = lock(&self.concerts);
+        let loaded = concerts.get_mut(&id)?;
+        loaded.is_used = true;
+        Some(Arc::clone(&loaded.concert))
+    }
+
+    fn concerts(&self) -> Vec<(ConcertId, Arc<Mutex<Concert>>)> {
+        lock(&self.concerts).iter().map(|(id, loaded)| (*id, Arc::clone(&loaded.concert))).collect()
     }
 
     /// Does something to the concert of a hold.
@@ -69,7 +83,8 @@ impl MemoryHolds {
     }
 
     pub(super) fn load(&self, id: ConcertId, sold: Sold) {
-        lock(&self.concerts).entry(id).or_insert_with(|| Arc::new(Mutex::new(Concert::new(sold))));
+        let load = || Loaded { concert: Arc::new(Mutex::new(Concert::new(sold))), is_used: true };
+        lock(&self.concerts).entry(id).or_insert_with(load);
     }
 
     pub(super) fn hold(&self, wish: Wish, now: DateTime<Utc>) -> Granted {
@@ -148,9 +163,9 @@ impl MemoryHolds {
     }
 
     pub(super) fn release_expired(&self, now: DateTime<Utc>) -> usize {
-        let concerts: Vec<_> = lock(&self.concerts).values().cloned().collect();
+        let concerts = self.concerts();
         let released: Vec<HoldId> =
-            concerts.iter().flat_map(|concert| lock(concert).release_expired(now)).collect();
+            concerts.iter().flat_map(|(_, concert)| lock(concert).release_expired(now)).collect();
         let mut holds = lock(&self.holds);
         for hold in &released {
             holds.remove(hold);
@@ -159,9 +174,18 @@ impl MemoryHolds {
     }
 
     pub(super) fn unsold(&self) -> Vec<(ConcertId, u32)> {
-        let concerts: Vec<_> =
-            lock(&self.concerts).iter().map(|(id, concert)| (*id, Arc::clone(concert))).collect();
-        concerts.into_iter().map(|(id, concert)| (id, lock(&concert).unsold)).collect()
+        self.concerts().into_iter().map(|(id, concert)| (id, lock(&concert).unsold)).collect()
+    }
+
+    pub(super) fn forget_unused(&self) -> usize {
+        let mut concerts = lock(&self.concerts);
+        let before = concerts.len();
+        concerts.retain(|_, loaded| {
+            // Whoever has it in hand may be about to hold a seat of it.
+            let is_in_hand = Arc::strong_count(&loaded.concert) > 1;
+            std::mem::take(&mut loaded.is_used) || is_in_hand || lock(&loaded.concert).is_needed()
+        });
+        before - concerts.len()
     }
 }
 
@@ -188,6 +212,11 @@ impl Concert {
 
     fn revision(&self) -> Revision {
         Revision { epoch: self.epoch, number: *self.revision.borrow() }
+    }
+
+    /// Whether something would be lost with it: holds, keys that were used, someone who watches.
+    fn is_needed(&self) -> bool {
+        !self.holds.is_empty() || !self.keys.is_empty() || self.revision.receiver_count() > 0
     }
 
     fn live(&self, hold: HoldId, now: DateTime<Utc>) -> Option<&Hold> {

@@ -210,6 +210,14 @@ impl Holds {
         }
     }
 
+    /// Forgets concerts without holds that nobody asked for since the last time: who asks again has them loaded anew.
+    /// How many there were.
+    pub(crate) async fn forget_unused(&self) -> usize {
+        match self {
+            Self::Memory(memory) => memory.forget_unused(),
+        }
+    }
+
     /// How many places of each loaded concert are not sold.
     pub(crate) async fn unsold(&self) -> Vec<(ConcertId, u32)> {
         match self {

@@ -3,18 +3,23 @@
 
 use mesh::{
     Failure,
-    database::{Database, insert_rows, is_unavailable, power_of_two_within, rows_of, sql},
+    database::{
+        Database, insert_rows, is_conflict, is_unavailable, power_of_two_within, race_lost, rows_of, sql,
+    },
     id::{BookingId, ConcertId, Id, UserId},
     lane::Work,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait, Value};
 use std::collections::{BTreeMap, HashSet};
 
-use super::{find_by_hold, find_by_key, seats_json};
+use super::{find_by_hold, find_by_key, find_sold_of, seats_json};
 use crate::domain::{
     booking::{Booking, PaymentFailure, State},
     layout::Ordinal,
 };
+
+/// How often a job is tried that other writers got in the way of.
+const TRIES: u32 = 3;
 
 /// A booking to be made.
 #[derive(Debug, Clone)]
@@ -96,29 +101,39 @@ impl HotWrites {
         let transaction = self.database.begin().await?;
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let savepoint = transaction.begin().await?;
-            let answer = match write(&savepoint, &[job]).await {
-                Ok(mut answers) => {
-                    savepoint.commit().await?;
-                    Ok(answers.remove(0))
-                }
-                Err(error) => {
-                    savepoint.rollback().await?;
-                    match job {
-                        Job::Claim(new) if !is_unavailable(&error) => {
-                            match diagnose(&transaction, new).await? {
-                                Some(conflict) => Ok(Answer::Conflict(conflict)),
-                                None => Err(Failure::internal(error)),
-                            }
-                        }
-                        _ => Err(Failure::from(error)),
-                    }
-                }
-            };
-            answers.push(answer);
+            answers.push(run_alone(&transaction, job).await?);
         }
         transaction.commit().await?;
         Ok(answers)
+    }
+}
+
+/// Does one job of a batch behind a savepoint.
+async fn run_alone(transaction: &DatabaseTransaction, job: &Job) -> Result<Result<Answer, Failure>, DbErr> {
+    let mut tries = 1;
+    loop {
+        let savepoint = transaction.begin().await?;
+        let error = match write(&savepoint, &[job]).await {
+            Ok(mut answers) => {
+                savepoint.commit().await?;
+                return Ok(Ok(answers.remove(0)));
+            }
+            Err(error) => error,
+        };
+        savepoint.rollback().await?;
+        if !is_conflict(&error) {
+            return Ok(Err(Failure::from(error)));
+        }
+        if let Job::Claim(new) = job
+            && let Some(conflict) = diagnose(transaction, new).await?
+        {
+            return Ok(Ok(Answer::Conflict(conflict)));
+        }
+        // What it was in conflict with has gone since, as a booking that was cancelled; or it was a deadlock.
+        if tries == TRIES {
+            return Ok(Err(race_lost(error)));
+        }
+        tries += 1;
     }
 }
 
@@ -300,17 +315,7 @@ async fn diagnose(connection: &DatabaseTransaction, new: &NewBooking) -> Result<
     {
         return Ok(Some(Conflict::HoldBooked(booking)));
     }
-    let mut taken = Vec::new();
-    for seat in &booking.seats {
-        let statement = sql(
-            connection,
-            "SELECT booking FROM claim WHERE concert = $1 AND seat = $2",
-            [booking.concert.uuid().into(), (seat.ordinal as i32).into()],
-        );
-        if connection.query_one_raw(statement).await?.is_some() {
-            taken.push(seat.ordinal);
-        }
-    }
+    let taken = find_sold_of(connection, booking.concert, &booking.ordinals()).await?;
     if !taken.is_empty() {
         return Ok(Some(Conflict::SeatTaken(taken)));
     }

@@ -20,7 +20,7 @@ pub(crate) use self::hot::{Conflict, NewBooking};
 use crate::{
     domain::{
         booking::{Booking, Lease, PaymentFailure, State},
-        layout::Seat,
+        layout::{Ordinal, Seat},
     },
     error::Error,
     holds::Sold,
@@ -46,6 +46,15 @@ pub(crate) struct Refund {
     pub(crate) booking: BookingId,
     /// In minor units.
     pub(crate) amount: i64,
+    /// How often it was tried in vain.
+    pub(crate) tries: i32,
+}
+
+impl Refund {
+    /// How long to wait after one more try in vain: twice as long each time, half a minute at the most.
+    fn pause(self) -> TimeDelta {
+        TimeDelta::seconds(1 << self.tries.clamp(0, 5)).min(TimeDelta::seconds(30))
+    }
 }
 
 /// What came of a cancellation.
@@ -152,6 +161,28 @@ impl Store {
         Ok(Sold { places, seats, fans })
     }
 
+    /// Which of these seats of a concert are sold.
+    pub(crate) async fn find_sold_of(
+        &self,
+        concert: ConcertId,
+        seats: &[Ordinal],
+    ) -> Result<Vec<Ordinal>, Error> {
+        Ok(find_sold_of(self.database.reader(), concert, seats).await?)
+    }
+
+    /// How many seats are sold of each concert that ever had a booking.
+    pub(crate) async fn count_sold(&self) -> Result<Vec<(ConcertId, u32)>, Error> {
+        let reader = self.database.reader();
+        // A bigint on both databases.
+        let text = "SELECT concert, CAST(SUM(seats) AS bigint) AS sold FROM fan_seats GROUP BY concert";
+        let rows = reader.query_all_raw(sql(reader, text, [])).await?;
+        let count = |row: &QueryResult| {
+            let sold: i64 = row.try_get("", "sold")?;
+            Ok((ConcertId::from_uuid(row.try_get("", "concert")?), sold.max(0) as u32))
+        };
+        Ok(rows.iter().map(count).collect::<Result<_, DbErr>>()?)
+    }
+
     /// Bookings that are PAYING, from an id on, whoever works on them. Some of them: ask again from after the last one.
     pub(crate) async fn list_paying(&self, from: Uuid) -> Result<Vec<Booking>, Error> {
         let reader = self.database.reader();
@@ -246,13 +277,20 @@ impl Store {
         Ok(Cancelled { booking: Booking { state: State::Cancelled, ..booking }, is_replay: false })
     }
 
-    /// Refunds that are to be made, the oldest first; of one booking, if it is named.
-    pub(crate) async fn list_refunds_to_do(&self, booking: Option<BookingId>) -> Result<Vec<Refund>, Error> {
+    /// Refunds that are to be made now, the oldest first; of one booking, if it is named.
+    pub(crate) async fn list_refunds_to_do(
+        &self,
+        booking: Option<BookingId>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Refund>, Error> {
         let reader = self.database.reader();
-        let text = "SELECT id, booking, amount FROM refund WHERE NOT is_done";
+        let text = "SELECT id, booking, amount, tries FROM refund WHERE NOT is_done";
         let statement = match booking {
             Some(booking) => sql(reader, format!("{text} AND booking = $1"), [booking.uuid().into()]),
-            None => sql(reader, format!("{text} ORDER BY id LIMIT 256"), []),
+            None => {
+                let is_due = "(next_try_time IS NULL OR next_try_time <= $1)";
+                sql(reader, format!("{text} AND {is_due} ORDER BY id LIMIT 256"), [now.into()])
+            }
         };
         let rows = reader.query_all_raw(statement).await?;
         let refund = |row: &QueryResult| {
@@ -260,9 +298,29 @@ impl Store {
                 id: RefundId::from_uuid(row.try_get("", "id")?),
                 booking: BookingId::from_uuid(row.try_get("", "booking")?),
                 amount: row.try_get("", "amount")?,
+                tries: row.try_get("", "tries")?,
             })
         };
         Ok(rows.iter().map(refund).collect::<Result<_, DbErr>>()?)
+    }
+
+    /// Notes that a refund was tried in vain: it waits, and the others come first.
+    pub(crate) async fn postpone_refund(&self, refund: Refund, now: DateTime<Utc>) -> Result<(), Error> {
+        let writer = self.database.writer();
+        let text = "UPDATE refund SET tries = tries + 1, next_try_time = $1 WHERE id = $2 AND NOT is_done";
+        let values = [(now + refund.pause()).into(), refund.id.uuid().into()];
+        writer.execute_raw(sql(writer, text, values)).await?;
+        Ok(())
+    }
+
+    /// Notes why an operator must look at a booking, if the lease is still ours.
+    pub(crate) async fn flag(&self, booking: &Booking, why: &str) -> Result<(), Error> {
+        let writer = self.database.writer();
+        let text = "UPDATE booking SET attention = $1 WHERE id = $2 AND lease_epoch = $3 AND state = $4";
+        let values =
+            [why.into(), booking.id.uuid().into(), booking.lease.epoch.into(), State::Paying.number().into()];
+        writer.execute_raw(sql(writer, text, values)).await?;
+        Ok(())
     }
 
     /// Notes that a refund was made.
@@ -310,6 +368,22 @@ async fn find_by_cancel_key(
     let text = "SELECT id FROM booking WHERE fan = $1 AND cancel_key = $2";
     let row = connection.query_one_raw(sql(connection, text, [fan.uuid().into(), key.into()])).await?;
     row.map(|row| Ok(BookingId::from_uuid(row.try_get("", "id")?))).transpose()
+}
+
+async fn find_sold_of(
+    connection: &impl ConnectionTrait,
+    concert: ConcertId,
+    seats: &[Ordinal],
+) -> Result<Vec<Ordinal>, DbErr> {
+    let mut sold = Vec::new();
+    for seat in seats {
+        let text = "SELECT booking FROM claim WHERE concert = $1 AND seat = $2";
+        let statement = sql(connection, text, [concert.uuid().into(), (*seat as i32).into()]);
+        if connection.query_one_raw(statement).await?.is_some() {
+            sold.push(*seat);
+        }
+    }
+    Ok(sold)
 }
 
 async fn find_by_hold(connection: &impl ConnectionTrait, hold: HoldId) -> Result<Option<BookingId>, DbErr> {

@@ -1,8 +1,12 @@
 //! The store on SQLite and on Postgres: the same bodies on both.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use mesh::lane::BATCH_LIMIT;
+use mesh_test::wait_until;
+use sea_orm::TransactionTrait;
 
 use super::*;
 use crate::domain::layout::Ordinal;
@@ -49,6 +53,9 @@ on_both_databases!(
     twenty_cancellations_at_once_are_one,
     a_refund_counts_once,
     refunds_are_listed_until_they_are_made,
+    a_refund_tried_in_vain_lets_the_others_go_first,
+    a_flag_is_fenced_by_the_epoch,
+    seats_sold_are_counted_by_concert,
     a_fan_lists_own_bookings_page_by_page,
     a_list_is_stable_while_bookings_are_made,
     bookings_are_found_by_their_fan_key_and_hold,
@@ -360,7 +367,7 @@ async fn a_cancelled_booking_frees_its_seats_and_is_refunded_once(office: Office
         let cancelled = office.store.cancel(fan, booking.id, "key", office.now).await.unwrap();
         assert_eq!((cancelled.is_replay, cancelled.booking.state), (is_replay, State::Cancelled));
         assert_eq!((office.claims().await, office.seats_of(fan).await), (vec![], 0));
-        let refunds = office.store.list_refunds_to_do(Some(booking.id)).await.unwrap();
+        let refunds = office.store.list_refunds_to_do(Some(booking.id), office.now).await.unwrap();
         assert_eq!(refunds.iter().map(|refund| refund.amount).collect::<Vec<_>>(), [200]);
     }
     let other_key = office.store.cancel(fan, booking.id, "other", office.now).await;
@@ -405,11 +412,11 @@ async fn a_refund_counts_once(office: Office) {
     let fan = UserId::new();
     let booking = office.confirmed(fan, &[1, 2]).await;
     office.store.cancel(fan, booking.id, "key", office.now).await.unwrap();
-    let refund = office.store.list_refunds_to_do(Some(booking.id)).await.unwrap()[0];
+    let refund = office.store.list_refunds_to_do(Some(booking.id), office.now).await.unwrap()[0];
     let finished = join_all((0..10).map(|_| office.store.finish_refund(refund))).await;
     assert!(finished.iter().all(Result::is_ok), "{finished:?}");
     assert_eq!(office.stored(&booking).await.refunded, 200);
-    assert_eq!(office.store.list_refunds_to_do(Some(booking.id)).await.unwrap(), []);
+    assert_eq!(office.store.list_refunds_to_do(Some(booking.id), office.now).await.unwrap(), []);
 }
 
 async fn refunds_are_listed_until_they_are_made(office: Office) {
@@ -421,14 +428,55 @@ async fn refunds_are_listed_until_they_are_made(office: Office) {
         bookings.push(booking.id);
     }
     let listed = async |booking| {
-        let refunds = office.store.list_refunds_to_do(booking).await.unwrap();
+        let refunds = office.store.list_refunds_to_do(booking, office.now).await.unwrap();
         refunds.into_iter().map(|refund| refund.booking).collect::<Vec<_>>()
     };
     assert_eq!(listed(None).await, bookings, "the oldest first");
     assert_eq!(listed(Some(bookings[1])).await, bookings[1..2]);
-    let second = office.store.list_refunds_to_do(Some(bookings[1])).await.unwrap()[0];
+    let second = office.store.list_refunds_to_do(Some(bookings[1]), office.now).await.unwrap()[0];
     office.store.finish_refund(second).await.unwrap();
     assert_eq!(listed(None).await, [bookings[0], bookings[2]]);
+}
+
+async fn a_refund_tried_in_vain_lets_the_others_go_first(office: Office) {
+    let fan = UserId::new();
+    for seat in 0..2 {
+        let booking = office.confirmed(fan, &[seat]).await;
+        office.store.cancel(fan, booking.id, &seat.to_string(), office.now).await.unwrap();
+    }
+    let list = async |now| office.store.list_refunds_to_do(None, now).await.unwrap();
+    let refunds = list(office.now).await;
+    office.store.postpone_refund(refunds[0], office.now).await.unwrap();
+    assert_eq!(list(office.now).await, refunds[1..]);
+    let named = office.store.list_refunds_to_do(Some(refunds[0].booking), office.now).await.unwrap();
+    assert_eq!(named[0].tries, 1, "whoever asks for it by name gets it");
+    for (tries, pause) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 30), (6, 30)] {
+        let refund = office.store.list_refunds_to_do(Some(named[0].booking), office.now).await.unwrap()[0];
+        assert_eq!(refund.tries, tries);
+        office.store.postpone_refund(refund, office.now).await.unwrap();
+        assert_eq!(list(office.now + TimeDelta::seconds(pause - 1)).await.len(), 1);
+        assert_eq!(list(office.now + TimeDelta::seconds(pause)).await.len(), 2);
+    }
+}
+
+async fn a_flag_is_fenced_by_the_epoch(office: Office) {
+    let booking = office.claimed(UserId::new(), &[1]).await;
+    let flags = async || office.count("booking WHERE attention = 'look'").await;
+    let stale = Booking { lease: Lease { epoch: 0, ..booking.lease }, ..booking.clone() };
+    office.store.flag(&stale, "look").await.unwrap();
+    assert_eq!(flags().await, 0);
+    office.store.flag(&booking, "look").await.unwrap();
+    assert_eq!(flags().await, 1);
+}
+
+async fn seats_sold_are_counted_by_concert(office: Office) {
+    let (ann, bob) = (UserId::new(), UserId::new());
+    office.confirmed(ann, &[1, 2]).await;
+    let cancelled = office.confirmed(bob, &[3]).await;
+    assert_eq!(office.store.count_sold().await.unwrap(), [(office.concert, 3)]);
+    office.store.cancel(bob, cancelled.id, "key", office.now).await.unwrap();
+    assert_eq!(office.store.count_sold().await.unwrap(), [(office.concert, 2)]);
+    assert_eq!(office.store.find_sold_of(office.concert, &[3, 2, 9]).await.unwrap(), [2]);
 }
 
 async fn a_fan_lists_own_bookings_page_by_page(office: Office) {
@@ -552,4 +600,46 @@ async fn a_database_that_is_gone_is_a_503(office: Office) {
     assert_eq!(claimed.unwrap_err().info().reason, "DATABASE_UNAVAILABLE");
     assert_eq!(office.store.confirm(&booking).await.unwrap_err().info().reason, "DATABASE_UNAVAILABLE");
     assert_eq!(reason(office.store.find_own(booking.fan, booking.id).await), "DATABASE_UNAVAILABLE");
+}
+
+/// A deadlock is resolved by Postgres at the cost of one of the two, after a second.
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn a_claim_that_loses_deadlocks_is_tried_again() {
+    let database = mesh_test::postgres::create_database().await;
+    let office = Office::open(database.url()).await;
+    let fan = UserId::new();
+    office.confirmed(fan, &[1]).await;
+    let other = office.database.begin().await.unwrap();
+    let take_seat = sql(
+        &other,
+        "INSERT INTO claim (concert, seat, booking) VALUES ($1, 2, $2)",
+        [office.concert.uuid().into(), BookingId::new().uuid().into()],
+    );
+    other.execute_raw(take_seat).await.unwrap();
+
+    let store = office.store.clone();
+    let new = office.booking_of(fan, &[2]);
+    let claim = tokio::spawn(async move { store.claim(new).await });
+    // Twice: the batch, and then the claim alone.
+    for _ in 0..2 {
+        wait_until("the claim to wait for the seat", Duration::from_secs(20), async || {
+            let waits = "pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+            if office.count(waits).await == 1 { Ok(()) } else { Err("nobody waits".to_owned()) }
+        })
+        .await;
+        // It has the fan's row and waits for the seat; now the row is waited for by whoever has the seat.
+        let savepoint = other.begin().await.unwrap();
+        let take_row = sql(
+            &savepoint,
+            "UPDATE fan_seats SET seats = seats WHERE concert = $1 AND fan = $2",
+            [office.concert.uuid().into(), fan.uuid().into()],
+        );
+        savepoint.execute_raw(take_row).await.expect("the claim waited longer: it is the one that is ended");
+        savepoint.rollback().await.unwrap();
+    }
+    other.rollback().await.unwrap();
+    let claimed = claim.await.unwrap();
+    assert!(matches!(claimed, Ok(Ok(()))), "{claimed:?}");
+    assert_eq!(office.claims().await, [1, 2]);
 }

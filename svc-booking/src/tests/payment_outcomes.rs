@@ -168,6 +168,7 @@ async fn what_payment_should_have_understood_is_not_held_against_the_fan() {
     house.payment.set_manner(Manner::Misunderstands);
     let booking = house.booked(fan, hold.id, "key").await;
     assert_eq!(booking.state, State::Paying);
+    assert_eq!(house.count_rows("booking WHERE attention IS NOT NULL").await, 1, "an operator has to look");
     house.payment.set_manner(Manner::Answers);
     house.sweep_after_the_lease().await;
     assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));

@@ -109,6 +109,8 @@ async fn a_refund_whose_reply_was_lost_is_made_once() {
     let cancelled = house.cancel(fan, booking.id, "cancel").await.unwrap().booking;
     assert_eq!((cancelled.state, cancelled.refunded), (State::Cancelled, 0), "on its way");
     house.payment.set_manner(Manner::Answers);
+    assert_eq!(house.shared.make_refunds(None).await.unwrap(), 0, "it was tried a moment ago");
+    house.clock.advance(TimeDelta::seconds(1));
     assert_eq!(house.shared.make_refunds(None).await.unwrap(), 1);
     assert_eq!(house.stored(&booking).await.refunded, 100);
     assert_eq!((house.payment.balance(fan), house.payment.refunds()), (1000, 1));
@@ -242,6 +244,25 @@ async fn a_worker_that_wakes_too_late_takes_no_seat_from_anybody() {
     assert_eq!(house.letters().await, "AAAAAAAAAA", "the seat is not lost");
     let hold = house.hold(other, &["A-1-2"]).await;
     assert_eq!(house.booked(other, hold.id, "key").await.state, State::Confirmed);
+}
+
+#[tokio::test]
+async fn seats_that_were_sold_again_are_not_given_back_by_whoever_had_them_before() {
+    let house = House::open().await;
+    let (fan, other) = (house.fan_with(100), house.fan_with(100));
+    let stale = house.claimed(fan, &["A-1-2"], "key").await.booking;
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    let current = house.shared.store.take_over(stale.clone(), house.clock.now()).await.unwrap().unwrap();
+    house.shared.store.fail(&current, PaymentFailure::Declined).await.unwrap();
+    house.shared.holds.release(stale.hold.unwrap(), house.clock.now()).await;
+    let hold = house.hold(other, &["A-1-2"]).await;
+    house.booked(other, hold.id, "key").await;
+
+    house.shared.run(stale.clone(), Attempt::First).await.unwrap();
+    house.shared.give_back(&stale).await;
+    assert_eq!(house.letters().await, "ASAAAAAAAA");
+    let refused = house.ask_for(&house.shared, fan, &["A-1-2"]).await;
+    assert_eq!(refused, crate::holds::Granted::Taken(vec![1]));
 }
 
 #[tokio::test]

@@ -71,6 +71,7 @@ async fn an_abandoned_booking_is_gone_on_with_and_a_lost_refund_is_made() {
     let cancelled = house.cancel(fan, booking.id, "cancel").await.unwrap().booking;
     assert_eq!(cancelled.refunded, 0);
     house.payment.set_manner(Manner::Answers);
+    house.clock.advance(LEASE);
     wait_until("the refund", PATIENCE, async || match house.stored(&booking).await.refunded {
         100 => Ok(()),
         refunded => Err(format!("{refunded} given back")),
@@ -97,4 +98,18 @@ async fn concert_is_told_what_is_sold_out_and_what_is_no_longer() {
     let last = last.unwrap();
     house.cancel(last.fan, last.id, "cancel").await.unwrap();
     wait_for_places_left(&house, 2).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_concert_is_told_again_and_of_a_cancellation_too() {
+    let mut house = House::open().await;
+    let fan = house.fan_with(1000);
+    let hold = house.hold(fan, &["A-1-1", "A-1-2"]).await;
+    let booking = house.booked(fan, hold.id, "key").await;
+    house.restart().await;
+    let _workers = Workers::start(&house);
+    wait_for_places_left(&house, 8).await;
+    assert!(house.shared.holds.watch(house.concert).await.is_none(), "nobody asked for its seats");
+    house.cancel(fan, booking.id, "cancel").await.unwrap();
+    wait_for_places_left(&house, 10).await;
 }

@@ -24,7 +24,7 @@ use boxoffice_proto::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header::USER_AGENT};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
@@ -233,6 +233,12 @@ impl Neighbour {
         let (mut parts, body) = response.into_parts();
         let (bytes, trailers) = match collect(body).await {
             Ok(collected) => collected,
+            // It would be as large again.
+            Err(cause) if cause.is::<LengthLimitError>() => {
+                let failure =
+                    Failure::internal(format!("{} answers more than {MESSAGE_LIMIT} bytes", self.name));
+                return Attempt::Answered { response: Status::from(failure).into_http(), is_fault: false };
+            }
             Err(cause) => return Attempt::Broken(cause),
         };
         let status_of = |headers: &HeaderMap| headers.get(Status::GRPC_STATUS).cloned();

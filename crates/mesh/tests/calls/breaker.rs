@@ -11,7 +11,7 @@ use boxoffice_proto::{
     concert::v1::{GetSaleRequest, sale_service_client::SaleServiceClient},
     payment::v1::{PayRequest, payment_service_client::PaymentServiceClient},
 };
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 use mesh::{Failure, client::Channel, context::Context, server::Options};
 use mesh_test::{FaultProxy, Mode, wait_until};
 use tonic::{Code, Status};
@@ -96,20 +96,12 @@ async fn a_neighbour_that_stays_dead_is_asked_once_a_period() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_takes_well_under_a_millisecond() {
+async fn a_refusal_waits_for_nothing() {
     let (mesh, port) = (Mesh::new(), Port::reserve());
     let channel = mesh.channel("concert", port.address());
     open(&channel, "TRANSPORT_CONNECT_FAILED").await;
-    let mut durations = Vec::new();
-    for _ in 0..101 {
-        let begin = std::time::Instant::now();
-        let status = get_sale(&channel).await.unwrap_err();
-        durations.push(begin.elapsed());
-        assert_eq!(reason(&status), "TRANSPORT_BREAKER_OPEN");
-    }
-    durations.sort();
-    // The median: this machine may have other things to do in between.
-    assert!(durations[50] < Duration::from_millis(1), "{:?}", durations[50]);
+    let refused = poll_immediate(get_sale(&channel)).await.expect("an answer at the first poll");
+    assert_eq!(reason(&refused.unwrap_err()), "TRANSPORT_BREAKER_OPEN");
 }
 
 #[tokio::test(start_paused = true)]

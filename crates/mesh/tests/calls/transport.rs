@@ -323,3 +323,21 @@ async fn a_method_that_no_contract_has_is_not_sent() {
     assert_eq!(reason(&status), "TRANSPORT_UNIMPLEMENTED");
     assert_eq!(booking.connections(), 0);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_asked_for_once_and_opens_no_breaker() {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&answers);
+    let address = serve_answers(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        ok_headers().body(Body::new(http_body_util::Full::new(vec![0; 5 << 20].into()))).unwrap()
+    })
+    .await;
+    let channel = Mesh::new().channel("concert", address);
+    for calls in 1..=30 {
+        let status = get_sale(&channel).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (Code::Internal, "INTERNAL"));
+        assert_eq!(answers.load(Ordering::Relaxed), calls);
+    }
+    assert!(!channel.is_refusing());
+}

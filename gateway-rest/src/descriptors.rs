@@ -3,7 +3,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use boxoffice_proto::policy::{self, IdempotencyKey, Method as Policy};
+use boxoffice_proto::policy::{self, Access, IdempotencyKey, Method as Policy};
 use http::HeaderValue;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
@@ -135,6 +135,12 @@ fn route(method: MethodDescriptor) -> anyhow::Result<Option<Route>> {
     };
     let output = method.output();
     let caching = Caching::of(policy.path);
+    let is_kept_for_all = matches!(caching, Caching::Public(_));
+    ensure!(
+        !is_kept_for_all || policy.access == Access::Public,
+        "{} is not the same for everyone",
+        policy.path
+    );
     Ok(Some(Route {
         http_method,
         path,

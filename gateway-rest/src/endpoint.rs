@@ -1,6 +1,6 @@
 //! One call: who calls and whether they may, the message, the service's answer, and the answer as REST shows it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     RequestExt,
@@ -25,10 +25,12 @@ use mesh::{
     id::UserId,
     shutdown::Shutdown,
 };
+use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use tonic::{client::Grpc, metadata::MetadataMap};
 
 use crate::{
+    answers::Answers,
     codec::BytesCodec,
     descriptors::{Caching, Route},
     event_stream,
@@ -61,6 +63,7 @@ pub(crate) struct Served {
 pub(crate) struct Shared {
     pub(crate) authenticator: Authenticator,
     pub(crate) rate_limits: RateLimits,
+    pub(crate) answers: Answers,
     pub(crate) renderings: Renderings,
     /// Ends event streams.
     pub(crate) stop: Shutdown,
@@ -139,33 +142,51 @@ impl Endpoint {
         Ok((message, headers))
     }
 
-    /// Calls the service and shows what it answers.
+    /// Asks the service and shows what it answers.
     async fn ask(&self, message: DynamicMessage, headers: &HeaderMap) -> Result<Response, Problem> {
-        let mut client = Grpc::new(self.channel.clone());
-        let answer = client
-            .unary(forward(message, headers), self.grpc_path.clone(), BytesCodec)
-            .await
-            .map_err(|status| Problem::from_status(&status))?;
-        let is_replayed = answer.metadata().contains_key(IDEMPOTENCY_REPLAYED.as_str());
-        let bytes = answer.into_inner();
         let mut response = match self.route.caching {
-            Caching::Public(_) => self.show_if_changed(bytes, headers).await?,
+            Caching::Public(max_age) => self.ask_for_all(message, headers, max_age).await?,
             Caching::NoStore => {
-                let message = transcode::decode_response(&self.route.output, &bytes);
+                let answer = self.call_service(message, headers).await?;
+                let is_replayed = answer.metadata().contains_key(IDEMPOTENCY_REPLAYED.as_str());
+                let message = transcode::decode_response(&self.route.output, answer.get_ref());
                 let json = message.and_then(|message| transcode::write_json(&message));
-                respond_with_json(json.map_err(Failure::internal)?)
+                let mut response = respond_with_json(json.map_err(Failure::internal)?);
+                if is_replayed {
+                    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+                }
+                response
             }
         };
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, self.cache_control.clone());
-        if is_replayed {
-            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        }
+        response.headers_mut().insert(CACHE_CONTROL, self.cache_control.clone());
         Ok(response)
     }
 
-    async fn show_if_changed(&self, bytes: Bytes, headers: &HeaderMap) -> Result<Response, Problem> {
-        let version = Version::of(&self.route.output, &bytes);
+    async fn call_service(
+        &self,
+        message: DynamicMessage,
+        headers: &HeaderMap,
+    ) -> Result<tonic::Response<Bytes>, Problem> {
+        let mut client = Grpc::new(self.channel.clone());
+        client
+            .unary(forward(message, headers), self.grpc_path.clone(), BytesCodec)
+            .await
+            .map_err(|status| Problem::from_status(&status))
+    }
+
+    /// Shows an answer that is the same for everyone, if the client does not have it already.
+    async fn ask_for_all(
+        &self,
+        message: DynamicMessage,
+        headers: &HeaderMap,
+        max_age: Duration,
+    ) -> Result<Response, Problem> {
+        let question = message.encode_to_vec().into();
+        let ask = async {
+            let bytes = self.call_service(message, headers).await?.into_inner();
+            Ok((Version::of(&self.route.output, &bytes), bytes))
+        };
+        let (version, bytes) = self.shared.answers.find(self.route.policy, question, max_age, ask).await?;
         if version.is_known_to(headers) {
             return Ok(version.not_modified());
         }

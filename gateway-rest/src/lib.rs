@@ -4,6 +4,7 @@
 //! A call passes, in this order: `connections`, `entry`, `router`, `endpoint` with `rate_limit`, `transcode`, the client
 //! stack of `mesh`, and back. What goes wrong becomes a `problem`.
 
+mod answers;
 mod codec;
 pub mod config;
 mod connections;
@@ -30,7 +31,9 @@ use mesh::{
 use tokio::net::TcpListener;
 
 pub use self::config::Config;
-use self::{endpoint::Shared, rate_limit::RateLimits, rendering::Renderings, router::Channels};
+use self::{
+    answers::Answers, endpoint::Shared, rate_limit::RateLimits, rendering::Renderings, router::Channels,
+};
 
 /// Serves REST until shutdown, then drains: `/readyz` says no, nothing new is accepted, event streams end, calls in
 /// flight finish.
@@ -58,6 +61,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         authenticator: Authenticator::new(keys.clone(), tokens.clone(), clock.clone()),
         rate_limits: RateLimits::new(config.rate_limit_per_user, config.rate_limit_per_address),
+        answers: Answers::new(),
         renderings: Renderings::new(),
         stop: stop.clone(),
     });

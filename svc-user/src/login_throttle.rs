@@ -30,6 +30,14 @@ pub(crate) struct LoginThrottle {
     failures: Mutex<HashMap<EmailAddress, Failures>>,
 }
 
+/// A login that is being tried. Dropped, it was never decided, as when the caller left: it does not count.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    throttle: &'a LoginThrottle,
+    email: &'a EmailAddress,
+    is_decided: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
@@ -37,9 +45,13 @@ struct Failures {
 }
 
 impl LoginThrottle {
-    /// Lets a login be tried, or says how long to wait. A try counts as failed until it [`succeeded`](Self::succeeded),
-    /// so that many at once are no way around.
-    pub(crate) fn admit(&self, email: &EmailAddress, now: DateTime<Utc>) -> Result<(), Duration> {
+    /// Lets a login be tried, or says how long to wait. An attempt counts as failed until it has ended, so that many at
+    /// once are no way around.
+    pub(crate) fn admit<'a>(
+        &'a self,
+        email: &'a EmailAddress,
+        now: DateTime<Utc>,
+    ) -> Result<Attempt<'a>, Duration> {
         let mut failures = self.lock();
         let before = failures.get(email).filter(|failures| now - failures.last < MEMORY).copied();
         let count = before.map_or(0, |failures| failures.count);
@@ -56,23 +68,34 @@ impl LoginThrottle {
             make_room(&mut failures, now);
         }
         failures.insert(email.clone(), Failures { count: count.saturating_add(1), last: now });
-        Ok(())
-    }
-
-    /// Forgets the failures: whoever tried has the password.
-    pub(crate) fn succeeded(&self, email: &EmailAddress) {
-        self.lock().remove(email);
-    }
-
-    /// Doesn't count a try: the password was never checked.
-    pub(crate) fn take_back(&self, email: &EmailAddress) {
-        if let Some(failures) = self.lock().get_mut(email) {
-            failures.count = failures.count.saturating_sub(1);
-        }
+        Ok(Attempt { throttle: self, email, is_decided: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EmailAddress, Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attempt<'_> {
+    /// Forgets the failures: whoever tried has the password.
+    pub(crate) fn succeed(mut self) {
+        self.is_decided = true;
+        self.throttle.lock().remove(self.email);
+    }
+
+    /// Counts the attempt: the password was wrong.
+    pub(crate) fn fail(mut self) {
+        self.is_decided = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.is_decided
+            && let Some(failures) = self.throttle.lock().get_mut(self.email)
+        {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 }
 
@@ -106,7 +129,7 @@ mod tests {
 
     fn fail(throttle: &LoginThrottle, email: &EmailAddress, times: u32, now: DateTime<Utc>) {
         for _ in 0..times {
-            throttle.admit(email, now).unwrap();
+            throttle.admit(email, now).unwrap().fail();
         }
     }
 
@@ -115,9 +138,9 @@ mod tests {
         let (throttle, fan, mut now) = (LoginThrottle::default(), email("fan"), start());
         fail(&throttle, &fan, FREE_FAILURES, now);
         for expected in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            assert_eq!(throttle.admit(&fan, now), Err(Duration::from_secs(expected)));
+            assert_eq!(throttle.admit(&fan, now).unwrap_err(), Duration::from_secs(expected));
             now += TimeDelta::seconds(expected as i64);
-            throttle.admit(&fan, now).unwrap();
+            throttle.admit(&fan, now).unwrap().fail();
         }
     }
 
@@ -126,19 +149,22 @@ mod tests {
         let throttle = LoginThrottle::default();
         fail(&throttle, &email("fan"), FREE_FAILURES, start());
         assert!(throttle.admit(&email("fan"), start()).is_err());
-        assert_eq!(throttle.admit(&email("other"), start()), Ok(()));
+        assert!(throttle.admit(&email("other"), start()).is_ok());
     }
 
     #[test]
-    fn success_a_quiet_while_and_a_try_taken_back_make_room_for_tries() {
+    fn success_a_quiet_while_and_an_abandoned_attempt_make_room() {
         let (throttle, fan, now) = (LoginThrottle::default(), email("fan"), start());
         fail(&throttle, &fan, FREE_FAILURES - 1, now);
-        throttle.admit(&fan, now).unwrap();
-        throttle.take_back(&fan);
-        throttle.admit(&fan, now).unwrap();
+        for _ in 0..3 {
+            let attempt = throttle.admit(&fan, now).unwrap();
+            assert!(throttle.admit(&fan, now).is_err(), "it may fail yet");
+            drop(attempt);
+        }
+        fail(&throttle, &fan, 1, now);
         assert!(throttle.admit(&fan, now).is_err());
-        assert_eq!(throttle.admit(&fan, now + MEMORY), Ok(()), "forgotten");
-        throttle.succeeded(&fan);
+        let forgotten = throttle.admit(&fan, now + MEMORY).unwrap();
+        forgotten.succeed();
         fail(&throttle, &fan, FREE_FAILURES, now + MEMORY);
         assert!(throttle.admit(&fan, now + MEMORY).is_err());
     }
@@ -155,7 +181,7 @@ mod tests {
     fn memory_is_bounded() {
         let throttle = LoginThrottle::default();
         for number in 0..EMAIL_LIMIT + 10 {
-            throttle.admit(&email(&number.to_string()), start()).unwrap();
+            throttle.admit(&email(&number.to_string()), start()).unwrap().fail();
         }
         assert!(throttle.lock().len() <= EMAIL_LIMIT);
     }

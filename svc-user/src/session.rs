@@ -59,17 +59,15 @@ impl Sessions {
 
     /// Opens a session.
     pub(crate) async fn log_in(&self, email: &EmailAddress, password: Password) -> Result<TokenPair, Error> {
-        self.throttle
+        let attempt = self
+            .throttle
             .admit(email, self.clock.now())
             .map_err(|retry_after| Error::LoginThrottled { retry_after })?;
-        let user = match self.check_password(email, password).await {
-            Ok(user) => user.ok_or(Error::CredentialsInvalid)?,
-            Err(error) => {
-                self.throttle.take_back(email);
-                return Err(error);
-            }
+        let Some(user) = self.check_password(email, password).await? else {
+            attempt.fail();
+            return Err(Error::CredentialsInvalid);
         };
-        self.throttle.succeeded(email);
+        attempt.succeed();
 
         let (session, refresh, now) = (SessionId::new(), RefreshToken::random(), self.clock.now());
         session::start(&self.database, session, user, &refresh.hash(), now).await?;

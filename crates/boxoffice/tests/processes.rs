@@ -332,8 +332,9 @@ async fn log_in_until_the_end(url: String, account: Value, answered: Arc<AtomicU
     loop {
         match client.post(&url).json(&account).send().await {
             Ok(response) => {
-                assert_eq!(response.status(), 200);
-                response.bytes().await.expect("an answer that has begun is finished");
+                let status = response.status();
+                let body = response.text().await.expect("an answer that has begun is finished");
+                assert_eq!(status, 200, "{body}");
                 answered.fetch_add(1, Ordering::SeqCst);
             }
             Err(error) if error.is_connect() => return,

@@ -13,6 +13,7 @@ pub mod descriptors;
 mod endpoint;
 mod entry;
 mod event_stream;
+mod json_body;
 pub mod openapi;
 pub mod problem;
 pub mod rate_limit;

@@ -24,6 +24,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     descriptors::Route,
+    json_body::{self, Body},
     problem::{FieldError, Problem},
 };
 
@@ -31,13 +32,13 @@ use crate::{
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// More wrong fields than this are not listed.
-const MAX_ERRORS: usize = 20;
+pub(crate) const MAX_ERRORS: usize = 20;
 
 /// A body with more values than this is refused: each takes some fifty bytes once it is read.
 const MAX_VALUES: usize = 100_000;
 
-/// A longer field name is cut where it is repeated to the client.
-const MAX_NAME_LENGTH: usize = 100;
+/// What is said of a field that stands more than once.
+const GIVEN_TWICE: &str = "must be given once";
 
 /// What of a REST request makes up the message.
 #[derive(Debug)]
@@ -86,8 +87,11 @@ impl From<RequestError> for Problem {
 /// If the request is not what the contract asks for.
 pub fn decode_request(route: &Route, request: &RestRequest<'_>) -> Result<DynamicMessage, RequestError> {
     let mut reader = Reader::default();
-    let body = if route.takes_body { parse_body(request)? } else { Map::new() };
-    let mut message = reader.message(&route.input, body, |field| route.is_open(field));
+    let body = if route.takes_body { parse_body(request)? } else { Body::default() };
+    for path in body.given_again {
+        reader.within(|here| here.push_str(&path), |reader| reader.refuse("DUPLICATE", GIVEN_TWICE));
+    }
+    let mut message = reader.message(&route.input, body.object, |field| route.is_open(field));
     reader.query(route, request.query, &mut message);
     for (field, value) in route.path_fields.iter().zip(request.path_values) {
         reader.text_field(&mut message, field, field.json_name(), value);
@@ -101,9 +105,9 @@ pub fn decode_request(route: &Route, request: &RestRequest<'_>) -> Result<Dynami
 }
 
 /// The JSON object in the body. No body counts as an empty object.
-fn parse_body(request: &RestRequest<'_>) -> Result<Map<String, Json>, RequestError> {
+fn parse_body(request: &RestRequest<'_>) -> Result<Body, RequestError> {
     if request.body.is_empty() {
-        return Ok(Map::new());
+        return Ok(Body::default());
     }
     check_media_type(request.headers)?;
     let begins_a_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
@@ -111,7 +115,7 @@ fn parse_body(request: &RestRequest<'_>) -> Result<Map<String, Json>, RequestErr
         return Err(RequestError::BodyMalformed(format!("it has more than {MAX_VALUES} values")));
     }
     // serde_json ends at 128 levels, so a deep body can't exhaust the stack here or below.
-    serde_json::from_slice(request.body).map_err(|error| RequestError::BodyMalformed(error.to_string()))
+    json_body::parse(request.body).map_err(|error| RequestError::BodyMalformed(error.to_string()))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), RequestError> {
@@ -173,7 +177,7 @@ impl Reader {
             if !path.is_empty() {
                 path.push('.');
             }
-            path.extend(name.chars().take(MAX_NAME_LENGTH));
+            path.push_str(json_body::short_name(name));
         };
         self.within(push_name, read)
     }
@@ -363,7 +367,7 @@ impl Reader {
                 continue;
             };
             if given.contains(&field) {
-                self.within_field(&name, |reader| reader.refuse("DUPLICATE", "must be given once"));
+                self.within_field(&name, |reader| reader.refuse("DUPLICATE", GIVEN_TWICE));
                 continue;
             }
             self.text_field(message, &field, &name, &text);
@@ -750,6 +754,28 @@ mod tests {
     }
 
     #[test]
+    fn a_field_is_given_once() {
+        let price =
+            r#"{"sectionId": "A", "price": {"minorUnits": 1, "currencyCode": "KRW", "minorUnits": 1}}"#;
+        let cases = [
+            ("CreateHold", r#"{"seatIds": ["A-1-1"], "seatIds": ["A-1-1"]}"#.to_owned(), "seatIds"),
+            ("CreateHold", r#"{"seatIds": null, "seatIds": ["A-1-1"]}"#.to_owned(), "seatIds"),
+            // The same name, escaped.
+            ("CreateHold", r#"{"seatIds": ["A-1-1"], "seat\u0049ds": []}"#.to_owned(), "seatIds"),
+            ("CreateConcert", format!(r#"{{"prices": [{price}]}}"#), "prices[0].price.minorUnits"),
+            ("CreateConcert", format!(r#"{{"prices": [{{}}, {price}]}}"#), "prices[1].price.minorUnits"),
+        ];
+        for (method, body, field) in cases {
+            assert_eq!(call(method).body(&body).error(), named(field, "DUPLICATE"), "{body}");
+        }
+        // Contracts write names in another way than JSON; only the JSON name is a field.
+        let both_spellings = r#"{"seatIds": ["A-1-1"], "seat_ids": ["A-1-2"]}"#;
+        assert_eq!(call("CreateHold").body(both_spellings).error(), named("seat_ids", "UNKNOWN_FIELD"));
+        let many: String = (0..1000).map(|number| format!("\"{number}\": 1, \"{number}\": 1,")).collect();
+        assert_eq!(call("CreateHold").body(format!("{{{many} \"x\": 1}}")).errors().len(), MAX_ERRORS);
+    }
+
+    #[test]
     fn all_wrong_fields_are_named_at_once_up_to_a_limit() {
         let call_with_three = call("CreateHold").query("x=1").body(json!({"seatIds": [1, "A-1-1"], "y": 0}));
         let expected =
@@ -763,7 +789,7 @@ mod tests {
     fn a_long_name_is_not_repeated_in_full() {
         let long = "é".repeat(100_000);
         let (field, reason) = call("CreateHold").body(json!({long: 1})).error();
-        assert_eq!((field.chars().count(), reason.as_str()), (MAX_NAME_LENGTH, "UNKNOWN_FIELD"));
+        assert_eq!((field.chars().count(), reason.as_str()), (json_body::MAX_NAME_LENGTH, "UNKNOWN_FIELD"));
     }
 
     #[test]

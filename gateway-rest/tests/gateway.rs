@@ -142,6 +142,7 @@ async fn a_bad_request_never_reaches_a_service() {
     let attempts = [
         (hold().json(&json!({"price": 1})), 400, "FIELD_INVALID"),
         (json_body(b"{".to_vec()), 400, "BODY_MALFORMED"),
+        (json_body(br#"{"seatIds": ["A-1-1"], "seatIds": ["A-1-2"]}"#.to_vec()), 400, "FIELD_INVALID"),
         (hold().body("{}"), 415, "MEDIA_TYPE_UNSUPPORTED"),
         (world.request("POST", "/v1/concerts/cnc_1/holds"), 400, "IDEMPOTENCY_KEY_MISSING"),
         (json_body(vec![b' '; 5 * 1024 * 1024]), 413, "BODY_TOO_LARGE"),

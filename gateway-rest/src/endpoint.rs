@@ -199,7 +199,7 @@ impl Endpoint {
         mut message: DynamicMessage,
         headers: &HeaderMap,
     ) -> Result<Response, Problem> {
-        event_stream::resume(&mut message, headers)?;
+        event_stream::resume(&mut message, headers);
         let mut client = Grpc::new(self.channel.clone());
         let answer = client
             .server_streaming(forward(message, headers), self.grpc_path.clone(), BytesCodec)

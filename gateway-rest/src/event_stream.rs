@@ -16,36 +16,25 @@ use mesh::{Failure, context::Context, shutdown::Shutdown, telemetry::TraceId};
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value};
 use tonic::{Status, Streaming};
 
-use crate::{
-    problem::{FieldError, Problem},
-    transcode,
-};
+use crate::{problem::Problem, transcode};
 
 /// The field that is the id of an event.
 const REVISION: &str = "revision";
 /// The field that says that events were missed.
 pub(crate) const RESET: &str = "reset";
 const LAST_EVENT_ID: &str = "Last-Event-ID";
-const MAX_ID_LENGTH: usize = 255;
 /// How often a comment comes while nothing happens, so that nobody in between thinks the connection dead.
 const COMMENT_PERIOD: Duration = Duration::from_secs(15);
 
 /// Goes on where the client's last event was. A browser that reconnects repeats the URL it began with, so the header is
 /// newer than the query.
-pub(crate) fn resume(message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(id) = headers.get(LAST_EVENT_ID) else { return Ok(()) };
-    let Some(field) = message.descriptor().get_field_by_name(REVISION) else { return Ok(()) };
-    let Some(id) = id.to_str().ok().filter(|id| id.len() <= MAX_ID_LENGTH) else {
-        return Err(Problem::fields(vec![FieldError {
-            field: LAST_EVENT_ID.to_owned(),
-            reason: "MALFORMED".into(),
-            description: "must be the id of an event".into(),
-        }]));
-    };
-    if !id.is_empty() {
-        message.set_field(&field, Value::String(id.to_owned()));
-    }
-    Ok(())
+///
+/// A browser gives up for good if it is refused, and it can't drop an id that it was given elsewhere: so any id is passed
+/// on, and the service says `reset` to one that it doesn't know.
+pub(crate) fn resume(message: &mut DynamicMessage, headers: &HeaderMap) {
+    let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else { return };
+    let Some(field) = message.descriptor().get_field_by_name(REVISION) else { return };
+    message.set_field(&field, Value::String(String::from_utf8_lossy(id.as_bytes()).into_owned()));
 }
 
 /// Shows messages as events until they end, fail, or the gateway stops.
@@ -105,10 +94,16 @@ fn failure(status: &Status, trace: TraceId) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::descriptors::routes;
+    use crate::{codec::BytesCodec, descriptors::routes};
     use boxoffice_proto::booking::v1::{SeatChange, SeatState, WatchSeatsRequest, WatchSeatsResponse};
     use futures_util::StreamExt;
+    use http::StatusCode;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
     use prost::Message;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+    use tonic::codec::Codec;
 
     fn watch() -> crate::descriptors::Route {
         routes().unwrap().into_iter().find(|route| route.method.name() == "WatchSeats").unwrap()
@@ -161,21 +156,56 @@ mod tests {
         assert!(!text.contains("10.0.0.7"), "{text}");
     }
 
-    fn resumed(revision: &str, header: Option<&str>) -> Result<String, Problem> {
+    fn resumed(revision: &str, header: Option<&[u8]>) -> String {
         let mut message = DynamicMessage::new(watch().input);
         message.set_field_by_name(REVISION, Value::String(revision.to_owned()));
         let headers =
-            header.map(|id| (HeaderName::from_static("last-event-id"), HeaderValue::from_str(id).unwrap()));
-        resume(&mut message, &HeaderMap::from_iter(headers))?;
-        Ok(WatchSeatsRequest::decode(message.encode_to_vec().as_slice()).unwrap().revision)
+            header.map(|id| (HeaderName::from_static("last-event-id"), HeaderValue::from_bytes(id).unwrap()));
+        resume(&mut message, &HeaderMap::from_iter(headers));
+        WatchSeatsRequest::decode(message.encode_to_vec().as_slice()).unwrap().revision
     }
 
     #[test]
     fn the_header_is_newer_than_the_query() {
-        assert_eq!(resumed("1", None).unwrap(), "1");
-        assert_eq!(resumed("1", Some("2")).unwrap(), "2");
-        assert_eq!(resumed("1", Some("")).unwrap(), "1");
-        let problem = resumed("1", Some(&"x".repeat(256))).unwrap_err();
-        assert!(problem.to_json().contains(r#""field":"Last-Event-ID""#));
+        assert_eq!(resumed("1", None), "1");
+        assert_eq!(resumed("1", Some(b"2")), "2");
+        assert_eq!(resumed("1", Some(b"")), "1");
+    }
+
+    #[test]
+    fn an_id_that_is_none_of_ours_is_passed_on() {
+        let long = "x".repeat(1000);
+        assert_eq!(resumed("1", Some(long.as_bytes())), long);
+        assert_eq!(resumed("1", Some(b"\xff1-1")), "\u{fffd}1-1");
+    }
+
+    /// A stream of nothing, until it is given something.
+    fn open_stream() -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Response) {
+        let (sender, receiver) = mpsc::channel(1);
+        let body = StreamBody::new(ReceiverStream::new(receiver));
+        let messages = Streaming::new_response(BytesCodec.decoder(), body, StatusCode::OK, None, None);
+        (sender, respond(messages, watch().output, Shutdown::new()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_comment_comes_every_15_seconds() {
+        let (service, response) = open_stream();
+        let mut body = response.into_body().into_data_stream();
+        for _ in 0..3 {
+            let early = tokio::time::timeout(Duration::from_millis(14_999), body.next()).await;
+            assert!(early.is_err(), "{early:?}");
+            let comment = tokio::time::timeout(Duration::from_millis(2), body.next()).await;
+            assert_eq!(comment.expect("a comment").unwrap().unwrap(), ":\n\n");
+        }
+        // An event is a sign of life as well.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let message = WatchSeatsResponse::default().encode_to_vec();
+        let mut frame = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
+        frame.extend(message);
+        service.send(Ok(Frame::data(frame.into()))).await.unwrap();
+        assert!(body.next().await.unwrap().unwrap().starts_with(b"data: "));
+        let early = tokio::time::timeout(Duration::from_millis(14_999), body.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        assert_eq!(body.next().await.unwrap().unwrap(), ":\n\n");
     }
 }

@@ -264,17 +264,33 @@ async fn seats_are_watched_as_events() {
         "{text}"
     );
 
-    let failing = watch("failing").send().await.unwrap().text().await.unwrap();
-    let (events, error) = failing.split_once("event: error\ndata: ").unwrap();
-    assert!(events.starts_with("id: e1.1\n"), "{events}");
-    let error: serde_json::Value = serde_json::from_str(error.trim()).unwrap();
-    assert_eq!((&error["reason"], &error["status"]), (&json!("DATABASE_UNAVAILABLE"), &json!(503)));
-
     let ending = watch("ending").send().await.unwrap().text().await.unwrap();
     assert!(ending.ends_with("\n\n") && !ending.contains("event: error"), "{ending}");
 
     let unknown = watch("unknown").send().await.unwrap();
     assert_eq!(reason(unknown).await, (404, "CONCERT_NOT_FOUND".into()));
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_says_why_and_ends() {
+    let world = start(|_| {}).await;
+    let watch =
+        |concert: &str| world.anonymous("GET", &format!("/v1/concerts/{concert}/seats/events")).send();
+    let failing = watch("failing").await.unwrap();
+    assert_eq!(failing.status(), StatusCode::OK);
+    let mut broken = watch("cnc_1").await.unwrap();
+    let before = read_until(&mut broken, "id: e1.8").await;
+    world.booking.reset_connections();
+    let broken = before + &tokio::time::timeout(PATIENCE, broken.text()).await.unwrap().unwrap();
+
+    let streams = [(failing.text().await.unwrap(), "DATABASE_UNAVAILABLE"), (broken, "TRANSPORT_BROKEN")];
+    for (text, reason) in streams {
+        let (events, error) = text.split_once("event: error\ndata: ").unwrap();
+        assert!(events.contains("id: e1.8\n") && events.ends_with("\n\n"), "{events}");
+        let error: serde_json::Value = serde_json::from_str(error.strip_suffix("\n\n").unwrap()).unwrap();
+        assert_eq!((&error["reason"], &error["status"]), (&json!(reason), &json!(503)), "{error}");
+        assert_eq!(error["traceId"].as_str().map(str::len), Some(32), "{error}");
+    }
 }
 
 #[tokio::test]

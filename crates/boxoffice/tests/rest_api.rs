@@ -555,11 +555,18 @@ async fn who_watches_sees_every_change_of_the_seats() {
         let first = Events::open(call).await.next().await.unwrap();
         assert_eq!((first.kind.as_str(), changes(&first)), ("message", missed.clone()));
     }
-    // An id of another life of the service is too old.
-    let foreign = stage.call("GET", &path).header("Last-Event-ID", "00000000000000ff-1");
-    let reset = Events::open(foreign).await.next().await.unwrap();
-    assert_eq!((reset.kind.as_str(), reset.data["changes"].clone()), ("reset", json!([])));
-    assert!(!reset.id.is_empty());
+    // An id of another life of the service is too old, and so is one that never was ours: a browser that is refused would
+    // not come back.
+    let now = get(&stage, &format!("/v1/concerts/{concert}/seats"), None).await["revision"].clone();
+    let long = "x".repeat(1000);
+    let ids = ["00000000000000ff-1", "1", "no id at all", "é", &long];
+    let by_header = ids.map(|id| stage.call("GET", &path).header("Last-Event-ID", id));
+    let by_query = stage.call("GET", &format!("{path}?revision=1"));
+    for call in by_header.into_iter().chain([by_query]) {
+        let reset = Events::open(call).await.next().await.unwrap();
+        assert_eq!((reset.kind.as_str(), reset.data["changes"].clone()), ("reset", json!([])));
+        assert_eq!(json!(reset.id), now);
+    }
 }
 
 #[tokio::test]

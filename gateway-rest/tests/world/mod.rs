@@ -38,7 +38,7 @@ use mesh::{
     id::{OrganizerId, SessionId, UserId},
     shutdown::Shutdown,
 };
-use mesh_test::wait_until;
+use mesh_test::{FaultProxy, wait_until};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, service::Routes, transport::Server};
@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub(crate) gateway: JoinHandle<anyhow::Result<()>>,
     /// The headers of the calls that reached the fakes.
     pub(crate) seen: Arc<Mutex<Vec<HeaderMap>>>,
+    /// What stands between the gateway and booking.
+    pub(crate) booking: FaultProxy,
     /// Lets calls for the seat `slow` go on.
     pub(crate) release: watch::Sender<bool>,
     key: EncodingKey,
@@ -72,13 +74,14 @@ pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> World {
     let booking =
         serve(Routes::new(SeatServiceServer::new(fake.clone())).add_service(HoldServiceServer::new(fake)))
             .await;
+    let booking = FaultProxy::start(booking).await;
     // Nobody listens where a listener has just been closed.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let uri = |address: SocketAddr| format!("http://{address}").parse().unwrap();
     let mut config = Config {
         user_url: uri(user),
         concert_url: uri(nobody),
-        booking_url: uri(booking),
+        booking_url: booking.url().parse().unwrap(),
         payment_url: uri(nobody),
         service_token_key: Secret::random(),
         cors_allowed_origins: "https://tickets.example".parse().unwrap(),
@@ -95,7 +98,7 @@ pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> World {
     let gateway = tokio::spawn(gateway_rest::serve(config, listener, Clock::system(), shutdown.clone()));
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let key = EncodingKey::from_ed_der(document.as_ref());
-    let world = World { url, http, shutdown, gateway, seen, release, key };
+    let world = World { url, http, shutdown, gateway, seen, booking, release, key };
     wait_until("the signing keys", PATIENCE, async || {
         let status =
             world.anonymous("GET", "/.well-known/jwks.json").send().await.map(|response| response.status());

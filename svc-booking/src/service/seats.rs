@@ -11,7 +11,7 @@ use boxoffice_proto::booking::v1::{
 use futures_util::Stream;
 use mesh::{
     context::Context,
-    field::{self, Fields, money},
+    field::{self, money},
     id::ConcertId,
 };
 use tokio::sync::mpsc;
@@ -83,13 +83,10 @@ impl SeatService for Shared {
         let concert: ConcertId = field::id("concert_id", &message.concert_id)?;
         let sale = self.catalog.find(concert).await?;
         let now = self.snapshot(&sale).await?.revision;
-        let since = if message.revision.is_empty() {
-            now
-        } else {
-            let mut fields = Fields::new();
-            let since = message.revision.parse::<Revision>().ok();
-            fields.check(since.is_some(), "revision", "MALFORMED", "is not one that this stream gave out");
-            fields.finish_with(since)?
+        let since = match message.revision.as_str() {
+            "" => now,
+            // Whatever this stream did not give out is of another epoch: the watcher is told to start over.
+            text => text.parse().unwrap_or(Revision { epoch: !now.epoch, number: 0 }),
         };
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let watching = watch(self.clone(), sale, since, sender);

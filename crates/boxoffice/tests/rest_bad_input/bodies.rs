@@ -306,7 +306,6 @@ async fn paths_and_queries_are_checked_as_bodies_are() {
         (format!("{concert}/seats?sectionId=Z"), &["sectionId"]),
         (format!("{concert}/seat-map?sectionId=Z"), &["sectionId"]),
         (format!("{concert}/seats?section_id=A"), &["section_id"]),
-        (format!("{concert}/seats/events?revision=1"), &["revision"]),
         ("/v1/holds/nonsense".into(), &["holdId"]),
         ("/v1/bookings/nonsense".into(), &["bookingId"]),
         ("/v1/bookings?concertId=nonsense".into(), &["concertId"]),

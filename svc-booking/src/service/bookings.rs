@@ -22,7 +22,7 @@ use crate::{
         booking::{Booking, State},
         layout::Seat,
     },
-    error::payment_reason,
+    error::{Error, payment_reason},
 };
 
 const CREATE_BOOKING: &str = "/boxoffice.booking.v1.BookingService/CreateBooking";
@@ -44,7 +44,15 @@ impl BookingService for Shared {
         fields.check(is_wallet, "payment_method", "REQUIRED", "must be PAYMENT_METHOD_WALLET");
         let hold = fields.finish_with(hold)?;
         let fingerprint = idempotency::fingerprint(&message);
-        let outcome = self.book(Order { fan, hold, request_key, fingerprint }).await?;
+        let order = Order { fan, hold, request_key: request_key.clone(), fingerprint };
+        let mut outcome = self.book(order).await;
+        // A key that made a booking came with a hold of this fan: another order uses it again.
+        if matches!(outcome, Err(Error::HoldNotFound))
+            && self.store.find_by_key(fan, &request_key).await?.is_some()
+        {
+            outcome = Err(Error::KeyReused);
+        }
+        let outcome = outcome?;
         Ok(self.answer(outcome, |booking| CreateBookingResponse { booking }))
     }
 

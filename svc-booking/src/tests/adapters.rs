@@ -385,6 +385,9 @@ async fn a_hold_that_was_booked_leads_to_its_booking() {
     let fan = house.fan_with(1000);
     let hold_id = door.hold(fan, seats(house.concert, &["A-1-2"], "k")).await.unwrap().into_inner().hold_id;
     let booking = door.book(fan, &hold_id, "k").await.unwrap().into_inner();
+    let never_was = HoldId::new().to_string();
+    assert_refused(door.book(fan, &never_was, "k").await, "IDEMPOTENCY_KEY_REUSED", &[]);
+    assert_refused(door.book(fan, &never_was, "l").await, "HOLD_NOT_FOUND", &[]);
     let get = GetHoldRequest { hold_id };
     assert_eq!(metadata(door.holds().get_hold(door.by(fan, get)).await, "booking_id"), booking.booking_id);
 }

@@ -3,6 +3,7 @@
 
 use boxoffice::api::{Reply, new_key, text};
 use boxoffice_proto::common::v1::ErrorReason as Common;
+use mesh::id::HoldId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -153,8 +154,10 @@ async fn what_takes_money_or_seats_needs_an_idempotency_key() {
 async fn a_key_is_good_for_one_request() {
     let house = House::open().await;
     let (api, ann, promoter) = (&house.stage.api, &house.ann, house.promoter.token());
-    let holds =
-        [api.hold(ann, &house.concert, &["A-1-1"]).await, api.hold(ann, &house.concert, &["A-1-2"]).await];
+    let mut holds = Vec::new();
+    for seat in ["A-1-1", "A-1-2", "A-1-3"] {
+        holds.push(api.hold(ann, &house.concert, &[seat]).await);
+    }
     let mut bookings = Vec::new();
     for seat in ["B-1-1", "B-1-2"] {
         let hold = api.hold(ann, &house.other_concert, &[seat]).await;
@@ -181,6 +184,7 @@ async fn a_key_is_good_for_one_request() {
             [json!({"seatIds": ["FLOOR-1"]}), json!({"seatIds": ["FLOOR-2"]})],
         ),
         (&ann.access_token, same("/v1/bookings"), [order(&holds[0]), order(&holds[1])]),
+        (&ann.access_token, same("/v1/bookings"), [order(&holds[2]), order(&HoldId::new().to_string())]),
         (&ann.access_token, same("/v1/wallet/top-ups"), [top_up(1), top_up(2)]),
         (
             &ann.access_token,

@@ -41,7 +41,7 @@ pub(crate) enum Error {
     HoldBooked(BookingId),
     #[error("there is no such booking")]
     BookingNotFound,
-    #[error("a booking that is {0:?} can't be cancelled")]
+    #[error("a booking that {} can't be cancelled", words(*.0))]
     NotCancellable(State),
     #[error("{}", payment_text(*.failure))]
     PaymentFailed { failure: PaymentFailure, booking: Option<BookingId> },
@@ -53,6 +53,15 @@ pub(crate) enum Error {
     Database(#[from] DbErr),
     #[error(transparent)]
     Failed(#[from] Failure),
+}
+
+fn words(state: State) -> &'static str {
+    match state {
+        State::Paying => "is being paid",
+        State::Confirmed => "is confirmed",
+        State::Failed => "has failed",
+        State::Cancelled => "was cancelled before",
+    }
 }
 
 fn payment_text(failure: PaymentFailure) -> &'static str {
@@ -137,5 +146,23 @@ impl From<Error> for Failure {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         Failure::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_told_in_words() {
+        let words = [
+            (State::Paying, "a booking that is being paid can't be cancelled"),
+            (State::Confirmed, "a booking that is confirmed can't be cancelled"),
+            (State::Failed, "a booking that has failed can't be cancelled"),
+            (State::Cancelled, "a booking that was cancelled before can't be cancelled"),
+        ];
+        for (state, expected) in words {
+            assert_eq!(Error::NotCancellable(state).to_string(), expected);
+        }
     }
 }

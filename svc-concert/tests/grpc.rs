@@ -495,11 +495,18 @@ async fn each_wrong_field_of_a_concert_is_named() {
         (CreateConcertRequest { description: "d".repeat(10_001), ..good.clone() }, vec!["description"]),
         (CreateConcertRequest { genre: "g".repeat(51), ..good.clone() }, vec!["genre"]),
         (CreateConcertRequest { start_time: None, ..good.clone() }, vec!["start_time"]),
+        (CreateConcertRequest { genre: " ".into(), ..good.clone() }, vec!["genre"]),
+        (CreateConcertRequest { description: "\n\t".into(), ..good.clone() }, vec!["description"]),
+        // Under way, and not over.
+        (
+            CreateConcertRequest { start_time: in_hours(0), end_time: in_hours(10), ..good.clone() },
+            vec!["start_time"],
+        ),
         (CreateConcertRequest { start_time: year_zero, ..good.clone() }, vec!["start_time"]),
         (CreateConcertRequest { end_time: in_hours(10), ..good.clone() }, vec!["end_time"]),
         (
             CreateConcertRequest { start_time: in_hours(-5), ..good.clone() },
-            vec!["end_time", "sale_close_time"],
+            vec!["start_time", "sale_close_time"],
         ),
         (CreateConcertRequest { sale_open_time: None, ..good.clone() }, vec!["sale_open_time"]),
         (CreateConcertRequest { sale_close_time: None, ..good.clone() }, vec!["sale_close_time"]),
@@ -507,7 +514,7 @@ async fn each_wrong_field_of_a_concert_is_named() {
         (CreateConcertRequest { sale_close_time: in_hours(15), ..good.clone() }, vec!["sale_close_time"]),
         (CreateConcertRequest { max_seats_per_fan: Some(0), ..good.clone() }, vec!["max_seats_per_fan"]),
         (CreateConcertRequest { max_seats_per_fan: Some(11), ..good.clone() }, vec!["max_seats_per_fan"]),
-        (priced(vec![]), vec!["prices", "prices"]),
+        (priced(vec![]), vec!["prices"]),
         (priced(vec![price("A", 1)]), vec!["prices"]),
         (priced(vec![price("A", 1), price("FLOOR", 1), price("B", 1)]), vec!["prices[2].section_id"]),
         (priced(vec![price("A", 1), price("FLOOR", 1), price("A", 1)]), vec!["prices[2].section_id"]),

@@ -11,7 +11,7 @@ use crate::domain::books::{Refusal, WALLET_LIMIT};
 /// Why the payment service refuses.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    #[error("this installation does not take money through this provider")]
+    #[error("is none that this installation takes money through")]
     ProviderUnsupported,
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -25,7 +25,8 @@ impl Fields {
     }
 
     /// Notes a field that is wrong. `reason` is for programs (`REQUIRED`, `OUT_OF_RANGE`, `MALFORMED`, `DUPLICATE`,
-    /// `UNKNOWN`), the description for developers: it goes on from the field's name.
+    /// `UNKNOWN`), the description for developers: it goes on from the field's name, and names no other, as REST spells
+    /// them in another way.
     pub fn wrong(&mut self, field: impl Into<String>, reason: &'static str, description: impl Into<String>) {
         self.violations.push(Violation { field: field.into(), reason, description: description.into() });
     }
@@ -38,12 +39,14 @@ impl Fields {
     }
 
     /// A text of so many characters, without control characters other than line breaks and tabs; spaces around it are
-    /// cut off.
+    /// cut off. One of spaces only is refused: it stands for no text that somebody meant.
     pub fn text(&mut self, field: &str, value: &str, length: RangeInclusive<usize>) -> String {
         let text = value.trim();
         let count = text.chars().count();
         if text.is_empty() && *length.start() > 0 {
             self.wrong(field, "REQUIRED", "is required");
+        } else if text.is_empty() && !value.is_empty() {
+            self.wrong(field, "MALFORMED", "must not be spaces only");
         } else if !length.contains(&count) {
             self.wrong(
                 field,
@@ -178,12 +181,14 @@ mod tests {
         let mut fields = Fields::new();
         fields.text("title", " ", 1..=10);
         fields.text("genre", "a\u{0}", 0..=10);
+        fields.text("description", " \t\n", 0..=10);
         fields.number("quantity", -1, 1..=10);
         assert_eq!(fields.id::<UserId>("user_id", "usr_x"), None);
         assert_eq!(fields.time("start_time", None), None);
         let expected = [
             ("title", "REQUIRED"),
             ("genre", "MALFORMED"),
+            ("description", "MALFORMED"),
             ("quantity", "OUT_OF_RANGE"),
             ("user_id", "MALFORMED"),
             ("start_time", "REQUIRED"),
@@ -195,6 +200,7 @@ mod tests {
     fn good_fields_pass() {
         let mut fields = Fields::new();
         assert_eq!(fields.text("title", " Live ", 1..=10), "Live");
+        assert_eq!(fields.text("genre", "", 0..=10), "");
         let price = Money { currency_code: "KRW".into(), minor_units: 5 };
         assert_eq!(fields.money("price", Some(&price), Currency::KRW, 0..=10).unwrap(), 5);
         assert!(fields.finish().is_ok());

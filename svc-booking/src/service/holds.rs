@@ -218,8 +218,10 @@ impl Shared {
 fn check_shape(message: &CreateHoldRequest) -> Result<(), Failure> {
     let mut fields = Fields::new();
     match (&message.best_available, message.seat_ids.as_slice()) {
-        (None, []) => fields.wrong("seat_ids", "REQUIRED", "is required, or best_available"),
-        (Some(_), [_, ..]) => fields.wrong("seat_ids", "CONFLICT", "excludes best_available"),
+        (None, []) => fields.wrong("seat_ids", "REQUIRED", "is required, or a wish for the best available"),
+        (Some(_), [_, ..]) => {
+            fields.wrong("seat_ids", "CONFLICT", "can't be given together with a wish for the best available")
+        }
         (None, seats) => {
             fields.check(seats.len() <= MAX_SEATS, "seat_ids", "OUT_OF_RANGE", "must be 1 to 10 seats");
             let mut seen = HashSet::new();

@@ -159,10 +159,10 @@ impl Shared {
         let Some(((start_time, end_time), (sale_open_time, sale_close_time))) = times else {
             return Err(fields.finish_with(times).expect_err("a time was noted as wrong"));
         };
-        fields.check(end_time > start_time, "end_time", "OUT_OF_RANGE", "must be after start_time");
-        fields.check(end_time > now, "end_time", "OUT_OF_RANGE", "must be in the future");
+        fields.check(start_time > now, "start_time", "OUT_OF_RANGE", "must be in the future");
+        fields.check(end_time > start_time, "end_time", "OUT_OF_RANGE", "must be after the concert's start");
         let opens_first = sale_close_time > sale_open_time;
-        fields.check(opens_first, "sale_close_time", "OUT_OF_RANGE", "must be after sale_open_time");
+        fields.check(opens_first, "sale_close_time", "OUT_OF_RANGE", "must be after the sale's opening");
         let closes_in_time = sale_close_time <= end_time;
         fields.check(
             closes_in_time,
@@ -240,10 +240,12 @@ fn check_prices(fields: &mut Fields, prices: &[SectionPrice], venue: &Venue) {
             fields.wrong(field, "DUPLICATE", "stands twice");
         }
     }
-    for section in &venue.sections {
-        if !prices.iter().any(|price| price.section_id == section.id) {
-            fields.wrong("prices", "REQUIRED", format!("needs a price for section {}", section.id));
-        }
+    let has_price = |id: &str| prices.iter().any(|price| price.section_id == id);
+    let sections = venue.sections.iter().map(|section| section.id.as_str());
+    let unpriced: Vec<&str> = sections.filter(|id| !has_price(id)).collect();
+    if !unpriced.is_empty() {
+        let description = format!("needs one for every section, and has none for {}", unpriced.join(", "));
+        fields.wrong("prices", "REQUIRED", description);
     }
 }
 

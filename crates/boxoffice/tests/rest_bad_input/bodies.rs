@@ -154,18 +154,24 @@ async fn a_concert_is_planned_within_its_limits() {
         (changed(|plan| plan["title"] = "a\u{0}b".into()), &["title"]),
         (changed(|plan| plan["description"] = "x".repeat(10_001).into()), &["description"]),
         (changed(|plan| plan["genre"] = "x".repeat(51).into()), &["genre"]),
+        (changed(|plan| plan["description"] = " ".into()), &["description"]),
+        (changed(|plan| plan["genre"] = "\t".into()), &["genre"]),
         (changed(|plan| plan["startTime"] = "tomorrow".into()), &["startTime"]),
+        (
+            changed(|plan| {
+                plan["startTime"] = from_now(TimeDelta::minutes(-1)).into();
+                plan["endTime"] = plan["saleCloseTime"].clone();
+            }),
+            &["startTime"],
+        ),
         (changed(|plan| plan["startTime"] = 1_800_000_000.into()), &["startTime"]),
         (changed(|plan| plan["startTime"] = "1999-12-31T23:59:59Z".into()), &["startTime"]),
-        (
-            changed(|plan| plan["endTime"] = plan["saleOpenTime"].clone()),
-            &["endTime", "endTime", "saleCloseTime"],
-        ),
+        (changed(|plan| plan["endTime"] = plan["saleOpenTime"].clone()), &["endTime", "saleCloseTime"]),
         (changed(|plan| plan["saleCloseTime"] = from_now(TimeDelta::days(-2)).into()), &["saleCloseTime"]),
         (changed(|plan| plan["saleCloseTime"] = from_now(TimeDelta::days(31)).into()), &["saleCloseTime"]),
         (changed(|plan| plan["maxSeatsPerFan"] = 0.into()), &["maxSeatsPerFan"]),
         (changed(|plan| plan["maxSeatsPerFan"] = 11.into()), &["maxSeatsPerFan"]),
-        (changed(|plan| plan["prices"] = json!([])), &["prices", "prices"]),
+        (changed(|plan| plan["prices"] = json!([])), &["prices"]),
         (
             changed(|plan| plan["prices"][1]["price"]["minorUnits"] = (-1).into()),
             &["prices[1].price.minorUnits"],
@@ -219,6 +225,10 @@ async fn a_venue_is_laid_out_within_its_limits() {
         (
             with(json!([{"sectionId": "ABCDEFGHIJKLM", "standing": {"capacity": 1}}])),
             &["sections[0].sectionId"],
+        ),
+        (
+            with(json!([{"sectionId": "A", "displayName": " ", "standing": {"capacity": 1}}])),
+            &["sections[0].displayName"],
         ),
         (with(seated(0, 1)), &["sections[0].seated.rows"]),
         (with(seated(1, -1)), &["sections[0].seated.seatsPerRow"]),

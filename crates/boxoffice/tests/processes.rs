@@ -617,13 +617,38 @@ async fn the_sell_out_proves_itself() {
 }
 
 #[tokio::test]
-async fn a_sweep_of_nothing_is_a_failure() {
+async fn why_nothing_can_be_swept_is_one_sentence() {
     let directory = tempfile::tempdir().unwrap();
-    let mut sweep = Program::run(&["sweep", "--data-dir", directory.path().to_str().unwrap()]);
-    assert_eq!(sweep.end().await.code(), Some(1));
-    wait_until("its words", PATIENCE, async || match sweep.errors.get().as_slice() {
-        [line] if line.contains("database can't be swept") => Ok(()),
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("empty")).unwrap();
+    fs::create_dir(path("garbage")).unwrap();
+    for name in ["garbage/booking.db", "garbage/payment.db"] {
+        fs::write(path(name), "this is no database ".repeat(500)).unwrap();
+    }
+    for name in ["nowhere", "empty"] {
+        assert_fails_in_one_sentence(
+            &["sweep", "--data-dir", &path(name)],
+            &[&path(name), "booking.db", "--data-dir"],
+        )
+        .await;
+    }
+    assert_fails_in_one_sentence(&["sweep", "--data-dir", &path("garbage")], &["not a database"]).await;
+}
+
+/// Asserts that the program ends by itself and says why in one sentence, in which nothing stands twice.
+async fn assert_fails_in_one_sentence(arguments: &[&str], words: &[&str]) {
+    let mut program = Program::run(arguments);
+    assert_eq!(program.end().await.code(), Some(1), "{arguments:?}");
+    let line = wait_until("its words", PATIENCE, async || match program.errors.get().as_slice() {
+        [line] => Ok(line.clone()),
         lines => Err(format!("{lines:?}")),
     })
     .await;
+    assert!(line.starts_with("boxoffice: "), "{line}");
+    for word in words {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+    let parts: Vec<&str> = line.split(": ").collect();
+    let is_said_again = |(index, part): (usize, &&str)| parts[..index].contains(part);
+    assert!(!parts.iter().enumerate().any(is_said_again), "{line}");
 }

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{fmt, path::PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use mesh::{
     database::{Database, DatabaseUrl},
     id::BookingId,
@@ -22,7 +22,7 @@ use crate::embedded::database_url;
 /// Where the databases are.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Databases {
-    /// The data directory of an embedded Boxoffice.
+    /// What to sweep: the directory in which a Boxoffice in one process keeps its data, running or stopped.
     #[arg(long, default_value = "data")]
     pub data_dir: PathBuf,
     /// The database of the booking service, instead of the data directory's.
@@ -102,20 +102,36 @@ pub async fn run(databases: Databases) -> anyhow::Result<bool> {
     Ok(report.is_clean())
 }
 
+impl Databases {
+    /// Opens those of booking and of payment.
+    async fn open(&self) -> anyhow::Result<(Database, Database)> {
+        let booking = self.open_one(&self.booking_database_url, "booking").await?;
+        Ok((booking, self.open_one(&self.payment_database_url, "payment").await?))
+    }
+
+    async fn open_one(&self, given: &Option<DatabaseUrl>, service: &str) -> anyhow::Result<Database> {
+        let url = match given {
+            Some(url) => url.clone(),
+            None => {
+                let directory = self.data_dir.display();
+                let is_there = self.data_dir.join(format!("{service}.db")).is_file();
+                ensure!(
+                    is_there,
+                    "there is no {service}.db in {directory}: --data-dir must be the data directory of a Boxoffice"
+                );
+                database_url(&self.data_dir, service)?
+            }
+        };
+        Database::open_to_read(&url).await.with_context(|| format!("the {service} database can't be swept"))
+    }
+}
+
 /// Sweeps the databases.
 ///
 /// # Errors
 /// If a database can't be read.
 pub async fn sweep(databases: &Databases, witness: &Witness) -> anyhow::Result<Report> {
-    let open = async |given: &Option<DatabaseUrl>, service: &str| {
-        let url = match given {
-            Some(url) => url.clone(),
-            None => database_url(&databases.data_dir, service)?,
-        };
-        Database::open_to_read(&url).await.with_context(|| format!("the {service} database can't be swept"))
-    };
-    let booking = open(&databases.booking_database_url, "booking").await?;
-    let payment = open(&databases.payment_database_url, "payment").await?;
+    let (booking, payment) = databases.open().await?;
     let books = Books::read(&booking, &payment).await?;
     booking.close().await;
     payment.close().await;

@@ -52,6 +52,11 @@ impl Api {
         Ok(Self { client, base: base.into().trim_end_matches('/').to_owned() })
     }
 
+    /// The base URL.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Sends a call. Any status is an answer.
     ///
     /// # Errors

@@ -611,9 +611,99 @@ async fn the_sell_out_proves_itself() {
     let status = sellout.end().await;
     let output = sellout.output.get().join("\n");
     assert_eq!(status.code(), Some(0), "{output}; {:?}", *sellout.errors.get());
-    for invariant in ["I1  holds", "I3  holds", "I4  holds", "I6  holds", "I7  holds"] {
-        assert!(output.contains(invariant), "no {invariant:?} in {output}");
+    for line in ["I1  holds", "I3  holds", "I4  holds", "I6  holds", "I7  holds", "PASSED"] {
+        assert!(output.contains(line), "no {line:?} in {output}");
     }
+}
+
+/// Sells out on a running Boxoffice. 25 seats: 20 with numbers and 5 standing places.
+async fn sell_out_on(running: &Program, data_dir: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let (url, data_dir) = (running.url(), data_dir.to_str().unwrap());
+    let mut arguments =
+        vec!["sellout", "--fans", "30", "--seats", "25", "--url", &url, "--data-dir", data_dir];
+    arguments.extend(more);
+    let mut sellout = Program::run(&arguments);
+    let status = sellout.end().await;
+    let output = wait_until("its last words", PATIENCE, async || {
+        let output = [sellout.output.get().join("\n"), sellout.errors.get().join("\n")].join("\n");
+        let last_words = ["PASSED", "INCOMPLETE", "FAILED", "boxoffice: "];
+        if last_words.iter().any(|word| output.contains(word)) { Ok(output) } else { Err(output) }
+    })
+    .await;
+    (status.code(), output)
+}
+
+#[tokio::test]
+async fn a_running_boxoffice_is_sold_out_and_its_holds_are_watched_to_their_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start_with(directory.path(), &[("HOLD_TTL", "2s")]).await;
+    let (code, output) = sell_out_on(&program, directory.path(), &[]).await;
+    assert_eq!(code, Some(0), "{output}");
+    for line in ["I1  holds", "I3  holds", "I4  holds", "I6  holds", "I7  holds", "PASSED"] {
+        assert!(output.contains(line), "no {line:?} in {output}");
+    }
+    // Nothing is left on sale but the demo and what was sold out.
+    let listed = program.api().get("/v1/concerts", None).await.unwrap().body;
+    let titles: Vec<&str> = listed["concerts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|concert| concert["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(titles.len(), 2, "{titles:?}");
+    assert!(titles.contains(&"Sold Out"), "{titles:?}");
+
+    // Whoever sweeps the data of another Boxoffice misses what was sold here.
+    let other = tempfile::tempdir().unwrap();
+    Program::start(other.path()).await.stop().await;
+    let (code, output) = sell_out_on(&program, other.path(), &[]).await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("I4  BROKEN") && output.contains("FAILED: I4 is broken"), "{output}");
+}
+
+#[tokio::test]
+async fn a_sell_out_says_if_holds_last_too_long_to_be_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    let (code, output) = sell_out_on(&program, directory.path(), &[]).await;
+    assert_eq!(code, Some(0), "{output}");
+    for line in ["I7 is not watched: holds live until ", "--wait-for-holds", "I7  not watched", "INCOMPLETE"]
+    {
+        assert!(output.contains(line), "no {line:?} in {output}");
+    }
+    assert!(!output.contains("PASSED"), "{output}");
+}
+
+#[tokio::test]
+async fn why_nothing_can_be_sold_out_is_one_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let (nowhere, empty) = (directory.path().join("nowhere"), directory.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    let data_dir = directory.path().join("data");
+    let program = Program::start(&data_dir).await;
+    // Nobody listens where a listener has just been closed.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Whoever connects waits for somebody who never comes.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let (closed, absent) = (format!("http://{closed}"), format!("{}/v1", program.url()));
+    let [data_dir, nowhere, empty] = [&data_dir, &nowhere, &empty].map(|path| path.to_str().unwrap());
+    let cases: [(&[&str], Vec<&str>); 9] = [
+        (&["--url", "127.0.0.1:8080", "--data-dir", data_dir], vec!["--url 127.0.0.1:8080", "http://"]),
+        (&["--url", "https://tickets.example", "--data-dir", data_dir], vec!["https is not spoken"]),
+        (&["--url", "ftp://tickets.example", "--data-dir", data_dir], vec!["no address of REST"]),
+        (&["--url", "nonsense", "--data-dir", data_dir], vec!["no address of REST"]),
+        (&["--url", &closed, "--data-dir", data_dir], vec![&closed, "Connection refused"]),
+        (&["--url", &silent, "--data-dir", data_dir], vec![&silent, "no answer within"]),
+        (&["--url", &absent, "--data-dir", data_dir], vec![&absent, "404"]),
+        (&["--url", &program.url(), "--data-dir", nowhere], vec![nowhere, "--data-dir"]),
+        (&["--url", &program.url(), "--data-dir", empty], vec![empty, "booking.db", "--data-dir"]),
+    ];
+    for (arguments, words) in cases {
+        let arguments = [&["sellout", "--fans", "2", "--seats", "2"], arguments].concat();
+        assert_fails_in_one_sentence(&arguments, &words).await;
+    }
+    program.stop().await;
 }
 
 #[tokio::test]

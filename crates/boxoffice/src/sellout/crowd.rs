@@ -16,7 +16,7 @@ use super::{
     tally::{Event, Tally},
 };
 use crate::{
-    api::Api,
+    api::{Api, Login},
     demo::{self, Organizer, Plan},
 };
 
@@ -33,6 +33,9 @@ const GREETERS: usize = 8;
 /// The fans, and what they want.
 pub(super) struct Crowd {
     pub(super) concert_id: String,
+    pub(super) organizer: Organizer,
+    /// A fan who wants nothing of the concert, and is free to be watched elsewhere.
+    pub(super) bystander: Login,
     fans: Vec<Fan>,
 }
 
@@ -47,6 +50,9 @@ impl Crowd {
         let login = api.log_in(&organizer_email, &password).await?;
         let organizer = Organizer::make(api, &login, "Sell-out").await?;
         let concert_id = organizer.publish(api, plan(options.seats), clock.now()).await?;
+        let bystander = format!("bystander-{run}@sellout.example");
+        api.sign_up(&bystander, &password, "Bystander").await?;
+        let bystander = api.log_in(&bystander, &password).await?;
 
         let progress = bar("signing up", u64::from(options.fans));
         let mut fans: Vec<(u32, Fan)> = stream::iter(0..options.fans)
@@ -69,7 +75,7 @@ impl Crowd {
             .await?;
         progress.finish_and_clear();
         fans.sort_by_key(|(number, _)| *number);
-        Ok(Self { concert_id, fans: fans.into_iter().map(|(_, fan)| fan).collect() })
+        Ok(Self { concert_id, organizer, bystander, fans: fans.into_iter().map(|(_, fan)| fan).collect() })
     }
 
     /// Lets everyone in at once, until all is sold or time is up.

@@ -9,13 +9,15 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use mesh::{clock::Clock, id::BookingId};
+use mesh::id::BookingId;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::tally::Event;
+use super::{
+    left_hold::{give_back, lifetime},
+    tally::Event,
+};
 use crate::api::{Api, Reply, new_key, text};
 
 /// How long a fan waits before trying again: longer each time, and not all the same.
@@ -119,22 +121,24 @@ impl Fan {
         if !reply.status.is_success() {
             return refused(sale, &reply);
         }
-        let hold = &reply.body["hold"];
-        let hold_id = text(hold, "/holdId")?;
-        let lifetime = lifetime(hold)?;
-        sale.tell(Event::Held { end: Instant::now() + lifetime });
+        let hold_id = text(&reply.body, "/hold/holdId")?;
+        let lifetime = lifetime(&reply)?;
+        sale.tell(Event::Held { hold: hold_id.clone(), end: Instant::now() + lifetime });
         if self.whims.abandons {
             if lifetime > PATIENT_HOLD {
-                let path = format!("/v1/holds/{hold_id}");
-                sale.api.send(Method::DELETE, &path, Some(&self.token), None, None).await?;
+                give_back(&sale.api, Some(&self.token), &hold_id).await?;
+                sale.tell(Event::HoldOver { hold: hold_id, taken: Vec::new() });
             }
             sale.tell(Event::Abandoned);
             return Ok(Try::Done);
         }
-        self.pay(sale, &hold_id, hold).await
+        let seats = reply.body["hold"]["seats"].as_array().context("a hold without seats")?;
+        let sections = seats.iter().map(|seat| text(seat, "/sectionId")).collect::<Result<_, _>>()?;
+        self.pay(sale, hold_id, sections).await
     }
 
-    async fn pay(&self, sale: &Sale, hold_id: &str, hold: &Value) -> anyhow::Result<Try> {
+    /// Pays for a hold of places in these sections.
+    async fn pay(&self, sale: &Sale, hold_id: String, sections: Vec<String>) -> anyhow::Result<Try> {
         let order = json!({"holdId": hold_id, "paymentMethod": "PAYMENT_METHOD_WALLET"});
         loop {
             let due = Instant::now();
@@ -143,14 +147,19 @@ impl Fan {
             if reply.status.is_success() {
                 let booking = self.settled(sale, reply.body["booking"].clone()).await?;
                 let id: BookingId = text(&booking, "/bookingId")?.parse()?;
-                let is_confirmed = booking["state"] == "BOOKING_STATE_CONFIRMED";
-                let seats = hold["seats"].as_array().map_or(0, Vec::len);
-                if is_confirmed {
+                if booking["state"] == "BOOKING_STATE_CONFIRMED" {
+                    let seats = sections.len();
                     sale.left.fetch_sub(seats as u32, Ordering::Relaxed);
                     sale.tell(Event::Booked { id, seats, at: Instant::now() });
+                    sale.tell(Event::HoldOver { hold: hold_id, taken: sections });
                     return Ok(Try::Done);
                 }
                 sale.tell(Event::NotConfirmed { id, state: booking["state"].to_string() });
+                if booking["state"] == "BOOKING_STATE_FAILED" {
+                    self.look_at(sale, hold_id, sections).await?;
+                } else {
+                    sale.tell(Event::HoldOver { hold: hold_id, taken: sections });
+                }
                 return Ok(Try::Again);
             }
             match reply.reason() {
@@ -158,9 +167,24 @@ impl Fan {
                     sale.tell(Event::Refused("INSUFFICIENT_BALANCE".to_owned()));
                     sale.api.top_up(&self.token, self.allowance).await?;
                 }
-                _ => return refused(sale, &reply),
+                _ => {
+                    self.look_at(sale, hold_id, sections).await?;
+                    return refused(sale, &reply);
+                }
             }
         }
+    }
+
+    /// Looks at a hold that is of no use any more: until when it lasts, as trying to book it made it last longer.
+    async fn look_at(&self, sale: &Sale, hold: String, sections: Vec<String>) -> anyhow::Result<()> {
+        let reply = sale.api.get(&format!("/v1/holds/{hold}"), Some(&self.token)).await?;
+        sale.tell(if reply.status.is_success() {
+            Event::Held { hold, end: Instant::now() + lifetime(&reply)? }
+        } else {
+            let is_booked = reply.reason() == "HOLD_BOOKED";
+            Event::HoldOver { hold, taken: if is_booked { sections } else { Vec::new() } }
+        });
+        Ok(())
     }
 
     /// Waits until the outcome of a booking is known.
@@ -243,10 +267,4 @@ fn refused(sale: &Sale, reply: &Reply) -> anyhow::Result<Try> {
     }
     sale.tell(Event::Refused(reason.to_owned()));
     Ok(Try::Again)
-}
-
-/// How long a hold lasts from now.
-fn lifetime(hold: &Value) -> anyhow::Result<Duration> {
-    let end: DateTime<Utc> = text(hold, "/expireTime")?.parse().context("a hold's end can't be read")?;
-    Ok((end - Clock::system().now()).to_std().unwrap_or_default())
 }

@@ -3,28 +3,35 @@
 
 mod crowd;
 mod fan;
+mod instance;
+mod left_hold;
 mod tally;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use chrono::TimeDelta;
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::clock::Clock;
+use mesh::{clock::Clock, database::DatabaseUrl};
 use tokio::time::Instant;
 
-use self::{crowd::Crowd, tally::Tally};
+use self::{
+    crowd::Crowd,
+    instance::Throwaway,
+    left_hold::{LeftHold, places_held},
+    tally::Tally,
+};
 use crate::{
     api::Api,
-    embedded::{self, Embedded},
-    sweep,
+    sweep::{self, HoldsSeen, Report},
 };
 
-/// How long holds last in a throwaway instance: abandoned seats come back within the sale.
-const SHORT_HOLD: Duration = Duration::from_secs(3);
 /// How long a hold may outlive its end (I7).
 const HOLD_GRACE: Duration = Duration::from_secs(5);
-/// How long a sweep may wait for holds to end; those of a real installation last longer.
-const HOLD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long holds are waited for if nobody says to wait longer.
+const HOLD_PATIENCE: Duration = Duration::from_secs(60);
+/// Holds that are made to be watched, beside those of the rush: one is given back, one is left behind.
+const WATCHED_APART: usize = 2;
 
 /// What is sold out, where, and by whom.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,9 +46,19 @@ pub struct Options {
     /// throwaway one of its own.
     #[arg(long)]
     pub url: Option<String>,
-    /// With --url: where the databases of the running one are, for the sweep.
-    #[command(flatten)]
-    pub databases: sweep::Databases,
+    /// With --url: the data directory of the Boxoffice that runs there, to sweep its databases after the sale.
+    #[arg(long, default_value = "data", requires = "url")]
+    pub data_dir: PathBuf,
+    /// With --url: the database of the booking service there, if it is not in a data directory.
+    #[arg(long, env, hide_env_values = true, requires = "payment_database_url")]
+    pub booking_database_url: Option<DatabaseUrl>,
+    /// With --url: the database of the payment service there, if it is not in a data directory.
+    #[arg(long, env, hide_env_values = true, requires = "booking_database_url")]
+    pub payment_database_url: Option<DatabaseUrl>,
+    /// With --url: wait until the last hold has ended, however long holds last there; default: wait a minute at the most,
+    /// and say that I7 was not watched if that is too short.
+    #[arg(long)]
+    pub wait_for_holds: bool,
     /// What the fans' whims follow from: the same number, the same whims.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -50,27 +67,30 @@ pub struct Options {
     pub time_limit: u64,
 }
 
-/// Sells a concert out and sweeps. Whether all invariants hold and the sale sold out.
+/// Sells a concert out and sweeps. Whether the sale sold out and nothing was found that should not be; what could not be
+/// watched is said in the verdict, and does not count against it.
 ///
 /// # Errors
-/// If the crowd can't be made ready, or the databases can't be swept.
+/// If there is no Boxoffice, the crowd can't be made ready, or the databases can't be swept.
 pub async fn run(options: Options, clock: &Clock) -> anyhow::Result<bool> {
-    let throwaway = match options.url {
-        Some(_) => None,
-        None => Some(Throwaway::start().await?),
-    };
-    let (url, databases) = match (&options.url, &throwaway) {
-        (Some(url), _) => (url.clone(), options.databases.clone()),
-        (None, Some(throwaway)) => (throwaway.embedded.url(), throwaway.databases()),
-        (None, None) => bail!("neither a URL nor a throwaway instance"),
-    };
-    println!("Selling {} seats to {} fans at {url}", options.seats, options.fans);
-    let api = Api::new(url)?;
-    let outcome = sell_out(&api, &options, &databases, clock).await;
-    if let Some(throwaway) = throwaway {
-        throwaway.embedded.stop().await?;
+    match &options.url {
+        Some(url) => {
+            let databases = sweep::Databases {
+                data_dir: options.data_dir.clone(),
+                booking_database_url: options.booking_database_url.clone(),
+                payment_database_url: options.payment_database_url.clone(),
+            };
+            databases.check().await?;
+            sell_out(&instance::reach(url).await?, &options, &databases, clock).await
+        }
+        None => {
+            let throwaway = Throwaway::start().await?;
+            let api = Api::new(throwaway.embedded.url())?;
+            let outcome = sell_out(&api, &options, &throwaway.databases(), clock).await;
+            throwaway.embedded.stop().await?;
+            outcome
+        }
     }
-    outcome
 }
 
 async fn sell_out(
@@ -79,7 +99,9 @@ async fn sell_out(
     databases: &sweep::Databases,
     clock: &Clock,
 ) -> anyhow::Result<bool> {
+    println!("Selling {} seats to {} fans at {}", options.seats, options.fans, api.base());
     let crowd = Crowd::gather(api, options, clock).await?;
+    let left_hold = LeftHold::leave(api, &crowd.organizer, &crowd.bystander, clock).await?;
 
     let progress = bar("selling", u64::from(options.seats));
     let start = Instant::now();
@@ -88,40 +110,94 @@ async fn sell_out(
     progress.finish_and_clear();
     print!("{tally}");
 
-    let held_too_long = watch_holds_end(api, &crowd.concert_id, &tally).await?;
-    let report = sweep::sweep(databases, &tally.witness(held_too_long)).await.context(
-        "the sale went through, but the sweep needs the databases: give --data-dir, or both database URLs",
-    )?;
+    let holds = watch_holds_end(api, options, &crowd, &tally, &left_hold, clock).await?;
+    let report = sweep::sweep(databases, &tally.witness(holds))
+        .await
+        .context("the sale went through, and can't be swept")?;
     println!("Invariants:");
     print!("{report}");
-    let is_sold_out = tally.seats_sold() == options.seats as usize;
-    if !is_sold_out {
-        println!("Not sold out: {} of {} seats within the time limit.", tally.seats_sold(), options.seats);
+    if let Err(error) = left_hold.clear_away(api, &crowd.organizer).await {
+        println!("The concert \"{}\" stays on sale: {error:#}", left_hold::TITLE);
     }
-    Ok(report.is_clean() && is_sold_out && tally.errors() == 0)
+    let verdict = Verdict::of(&report, &tally, options.seats as usize);
+    println!("{}", verdict.text());
+    Ok(!matches!(verdict, Verdict::Failed(_)))
 }
 
-/// Waits until the last hold must have ended; the seats that are still held then. None: that takes too long to watch.
-async fn watch_holds_end(api: &Api, concert_id: &str, tally: &Tally) -> anyhow::Result<Option<usize>> {
-    let Some(last_end) = tally.last_hold_end() else { return Ok(Some(0)) };
-    let deadline = last_end + HOLD_GRACE;
-    if deadline.saturating_duration_since(Instant::now()) > HOLD_PATIENCE {
-        return Ok(None);
+/// Waits until no place is held any more, or until every hold must have ended.
+async fn watch_holds_end(
+    api: &Api,
+    options: &Options,
+    crowd: &Crowd,
+    tally: &Tally,
+    left_hold: &LeftHold,
+    clock: &Clock,
+) -> anyhow::Result<HoldsSeen> {
+    let mut breaches = left_hold.breaches.clone();
+    let begin = Instant::now();
+    let last_end = tally.last_hold_end().max(left_hold.end).unwrap_or(begin).max(begin);
+    if last_end - begin > HOLD_PATIENCE && !options.wait_for_holds {
+        let end = clock.now() + TimeDelta::from_std(last_end - begin)?;
+        println!(
+            "I7 is not watched: holds live until {}; pass --wait-for-holds to wait",
+            end.format("%H:%M:%S UTC")
+        );
+        return Ok(HoldsSeen { watched: None, breaches });
     }
-    let progress = spinner("waiting for the last holds to end");
+    let deadline = last_end + HOLD_GRACE;
+    let progress = bar("waiting for the last holds to end, seconds", (deadline - begin).as_secs());
     loop {
-        let seats = api
-            .get(&format!("/v1/concerts/{concert_id}/seats"), None)
-            .await?
-            .expect_success("reading seats")?;
-        let sections = seats["sections"].as_array().context("no sections")?;
-        let letters = sections.iter().filter_map(|section| section["seatStates"].as_str());
-        let held: usize = letters.map(|letters| letters.matches('H').count()).sum();
-        if held == 0 || Instant::now() > deadline {
-            progress.finish_and_clear();
-            return Ok(Some(held));
+        let held =
+            places_held(api, &crowd.concert_id, tally.taken()).await? + left_hold.places_held(api).await?;
+        if held == 0 {
+            break;
         }
+        if Instant::now() > deadline {
+            breaches.push(format!("{held} places were still held 5 s after the last hold's end"));
+            break;
+        }
+        progress.set_position(begin.elapsed().as_secs());
         tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    progress.finish_and_clear();
+    Ok(HoldsSeen { watched: Some(tally.holds() + WATCHED_APART), breaches })
+}
+
+/// What the sale has shown.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    /// Nothing is wrong, and these invariants were not watched.
+    Incomplete(Vec<&'static str>),
+    /// Why.
+    Failed(Vec<String>),
+}
+
+impl Verdict {
+    fn of(report: &Report, tally: &Tally, seats: usize) -> Self {
+        let mut wrong: Vec<String> =
+            report.broken().into_iter().map(|number| format!("{number} is broken")).collect();
+        if tally.seats_sold() != seats {
+            wrong.push(format!("{} of {seats} seats were sold within the time limit", tally.seats_sold()));
+        }
+        if tally.errors() > 0 {
+            wrong.push(format!("{} errors", tally.errors()));
+        }
+        match (wrong.as_slice(), report.not_watched()) {
+            ([], not_watched) if not_watched.is_empty() => Self::Passed,
+            ([], not_watched) => Self::Incomplete(not_watched),
+            _ => Self::Failed(wrong),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Passed => "PASSED: sold out, and every invariant holds".to_owned(),
+            Self::Incomplete(numbers) => {
+                format!("INCOMPLETE: sold out, and nothing is broken; not watched: {}", numbers.join(", "))
+            }
+            Self::Failed(wrong) => format!("FAILED: {}", wrong.join("; ")),
+        }
     }
 }
 
@@ -129,30 +205,4 @@ fn bar(what: &'static str, length: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg:>12} [{bar:40}] {pos}/{len} {elapsed}").expect("a valid template");
     ProgressBar::new(length).with_style(style).with_message(what)
-}
-
-fn spinner(what: &'static str) -> ProgressBar {
-    let progress = ProgressBar::new_spinner().with_message(what);
-    progress.enable_steady_tick(Duration::from_millis(100));
-    progress
-}
-
-/// An instance for one sale.
-struct Throwaway {
-    embedded: Embedded,
-    directory: tempfile::TempDir,
-}
-
-impl Throwaway {
-    async fn start() -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let options =
-            embedded::Options { hold_ttl: SHORT_HOLD, ..embedded::Options::throwaway(directory.path()) };
-        Ok(Self { embedded: Embedded::start(options).await?, directory })
-    }
-
-    fn databases(&self) -> sweep::Databases {
-        let data_dir: PathBuf = self.directory.path().into();
-        sweep::Databases { data_dir, booking_database_url: None, payment_database_url: None }
-    }
 }

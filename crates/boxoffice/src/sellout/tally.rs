@@ -1,12 +1,16 @@
 //! What happened in a sale, counted: accepted and refused work apart.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 use mesh::id::BookingId;
 use tokio::time::Instant;
 
-use crate::sweep::Witness;
+use crate::sweep::{HoldsSeen, Witness};
 
 /// The longest latency told apart, in microseconds: two minutes.
 const LONGEST_LATENCY: u64 = 120_000_000;
@@ -16,8 +20,10 @@ const LONGEST_LATENCY: u64 = 120_000_000;
 pub(super) enum Event {
     /// A hold was answered; latency from when it was due.
     HoldAnswered { latency: Duration, is_good: bool },
-    /// Seats are held until then.
-    Held { end: Instant },
+    /// Seats are held until then, as far as is known now.
+    Held { hold: String, end: Instant },
+    /// A hold is no more: it was given back, or a booking has its places, of which these are the sections.
+    HoldOver { hold: String, taken: Vec<String> },
     /// A fan left held seats behind.
     Abandoned,
     /// A booking was answered; latency from when it was due.
@@ -36,7 +42,10 @@ pub(super) enum Event {
 pub(super) struct Tally {
     start: Instant,
     last_booking: Instant,
-    last_hold_end: Option<Instant>,
+    /// The holds that were neither booked nor given back, and when they end.
+    left_holds: HashMap<String, Instant>,
+    /// How many places bookings have, by section.
+    taken: BTreeMap<String, usize>,
     holds: usize,
     abandoned: usize,
     booked: Vec<BookingId>,
@@ -87,7 +96,8 @@ impl Tally {
         Self {
             start,
             last_booking: start,
-            last_hold_end: None,
+            left_holds: HashMap::new(),
+            taken: BTreeMap::new(),
             holds: 0,
             abandoned: 0,
             booked: Vec::new(),
@@ -105,13 +115,21 @@ impl Tally {
 
     pub(super) fn note(&mut self, event: Event) {
         match event {
-            Event::HoldAnswered { latency, is_good: true } => self.accepted_holds.note(latency),
+            Event::HoldAnswered { latency, is_good: true } => {
+                self.holds += 1;
+                self.accepted_holds.note(latency);
+            }
             Event::HoldAnswered { latency, is_good: false } => self.refused_holds.note(latency),
             Event::BookingAnswered { latency, is_good: true } => self.accepted_bookings.note(latency),
             Event::BookingAnswered { latency, is_good: false } => self.refused_bookings.note(latency),
-            Event::Held { end } => {
-                self.holds += 1;
-                self.last_hold_end = Some(self.last_hold_end.map_or(end, |last| last.max(end)));
+            Event::Held { hold, end } => {
+                self.left_holds.insert(hold, end);
+            }
+            Event::HoldOver { hold, taken } => {
+                self.left_holds.remove(&hold);
+                for section in taken {
+                    *self.taken.entry(section).or_default() += 1;
+                }
             }
             Event::Abandoned => self.abandoned += 1,
             Event::Booked { id, seats, at } => {
@@ -137,8 +155,18 @@ impl Tally {
         self.errors.values().sum()
     }
 
+    pub(super) fn holds(&self) -> usize {
+        self.holds
+    }
+
+    /// When the last of the holds ends that were neither booked nor given back.
     pub(super) fn last_hold_end(&self) -> Option<Instant> {
-        self.last_hold_end
+        self.left_holds.values().copied().max()
+    }
+
+    /// How many places bookings have, by section.
+    pub(super) fn taken(&self) -> &BTreeMap<String, usize> {
+        &self.taken
     }
 
     /// The most bookings within any one second.
@@ -152,8 +180,8 @@ impl Tally {
     }
 
     /// What was seen, for the sweep.
-    pub(super) fn witness(&self, seats_held_too_long: Option<usize>) -> Witness {
-        Witness { confirmed: self.booked.clone(), made: self.not_confirmed.clone(), seats_held_too_long }
+    pub(super) fn witness(&self, holds: HoldsSeen) -> Witness {
+        Witness { confirmed: self.booked.clone(), made: self.not_confirmed.clone(), holds }
     }
 }
 
@@ -186,5 +214,33 @@ impl fmt::Display for Tally {
             writeln!(formatter, "ERROR {count} times: {text}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_left_until_it_is_booked_or_given_back() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let held = |hold: &str, seconds| Event::Held { hold: hold.into(), end: after(seconds) };
+        let over = |hold: &str, taken: &[&str]| Event::HoldOver {
+            hold: hold.into(),
+            taken: taken.iter().map(ToString::to_string).collect(),
+        };
+        let mut tally = Tally::new(start);
+        assert_eq!(tally.last_hold_end(), None);
+        for event in [held("booked", 9), held("left", 3), held("given back", 8), held("kept longer", 3)] {
+            tally.note(event);
+        }
+        for event in
+            [over("booked", &["A", "FLOOR", "FLOOR"]), over("given back", &[]), held("kept longer", 5)]
+        {
+            tally.note(event);
+        }
+        assert_eq!(tally.last_hold_end(), Some(after(5)));
+        assert_eq!(tally.taken(), &BTreeMap::from([("A".to_owned(), 1), ("FLOOR".to_owned(), 2)]));
     }
 }

@@ -167,10 +167,13 @@ async fn drop_constraints(database: &Database, table: &str) {
 #[tokio::test]
 async fn what_is_healthy_is_clean() {
     let sold = Sold::healthy().await;
-    let witness =
-        Witness { confirmed: vec![sold.confirmed], made: vec![sold.confirmed], seats_held_too_long: Some(0) };
+    let witness = Witness {
+        confirmed: vec![sold.confirmed],
+        made: vec![sold.confirmed],
+        holds: HoldsSeen { watched: Some(2), breaches: Vec::new() },
+    };
     let report = sold.report(&witness).await;
-    assert!(report.is_clean(), "{report}");
+    assert!(report.is_clean() && report.not_watched().is_empty(), "{report}");
 }
 
 #[tokio::test]
@@ -270,6 +273,18 @@ async fn i6_a_hold_booked_twice_is_reported() {
 #[tokio::test]
 async fn i7_a_hold_that_does_not_end_is_reported() {
     let sold = Sold::healthy().await;
-    let witness = Witness { seats_held_too_long: Some(3), ..Witness::default() };
-    assert_eq!(sold.report(&witness).await.broken(), ["I7"]);
+    // What was not freed at once is known, though nobody watched to the end.
+    for watched in [Some(3), None] {
+        let holds = HoldsSeen { watched, breaches: vec!["3 places were still held".to_owned()] };
+        let report = sold.report(&Witness { holds, ..Witness::default() }).await;
+        assert_eq!(report.broken(), ["I7"]);
+        assert!(report.to_string().contains("I7  BROKEN"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn i7_says_if_nobody_watched() {
+    let report = Sold::healthy().await.report(&Witness::default()).await;
+    assert_eq!((report.is_clean(), report.not_watched()), (true, vec!["I7"]));
+    assert!(report.to_string().contains("I7  not watched"), "{report}");
 }

@@ -1,0 +1,76 @@
+//! The Boxoffice that a concert is sold out on: one that runs somewhere, or a throwaway one.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use reqwest::{StatusCode, Url};
+
+use crate::{
+    api::Api,
+    embedded::{self, Embedded},
+    sweep,
+};
+
+/// How long holds last in a throwaway instance: abandoned seats come back within the sale.
+const SHORT_HOLD: Duration = Duration::from_secs(3);
+/// How long a running instance has to give its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How long to wait before asking again one that says it is not ready.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The API of a Boxoffice that runs at this address.
+///
+/// # Errors
+/// One clear sentence, within seconds: it is no address, nobody answers there, or somebody who is no Boxoffice.
+pub(super) async fn reach(address: &str) -> anyhow::Result<Api> {
+    let url = Url::parse(address).ok().filter(|url| url.has_host());
+    let Some(url) = url.filter(|url| url.scheme() == "http" && url.query().is_none()) else {
+        bail!(
+            "--url {address} is no address of REST, such as http://127.0.0.1:8080 (https is not spoken here)"
+        );
+    };
+    let api = Api::new(url)?;
+    let answered = tokio::time::timeout(FIRST_ANSWER, first_answer(&api)).await;
+    answered
+        .unwrap_or_else(|_| bail!("no answer within {} s", FIRST_ANSWER.as_secs()))
+        .with_context(|| format!("no Boxoffice can be used at {address}"))?;
+    Ok(api)
+}
+
+/// Reads the list of concerts, as soon as there is one.
+async fn first_answer(api: &Api) -> anyhow::Result<()> {
+    loop {
+        let reply = api.get("/v1/concerts", None).await.map_err(|error| {
+            // The last cause is what the system said, such as "Connection refused".
+            anyhow::anyhow!("{}", error.root_cause())
+        })?;
+        match (reply.status, reply.reason()) {
+            (StatusCode::OK, _) if reply.body["concerts"].is_array() => return Ok(()),
+            // A Boxoffice that has just started.
+            (StatusCode::SERVICE_UNAVAILABLE, reason) if !reason.is_empty() => {
+                tokio::time::sleep(PAUSE).await
+            }
+            (status, _) => bail!("GET /v1/concerts is answered with {status}, and not with concerts"),
+        }
+    }
+}
+
+/// An instance for one sale.
+pub(super) struct Throwaway {
+    pub(super) embedded: Embedded,
+    directory: tempfile::TempDir,
+}
+
+impl Throwaway {
+    pub(super) async fn start() -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let options =
+            embedded::Options { hold_ttl: SHORT_HOLD, ..embedded::Options::throwaway(directory.path()) };
+        Ok(Self { embedded: Embedded::start(options).await?, directory })
+    }
+
+    pub(super) fn databases(&self) -> sweep::Databases {
+        let data_dir: PathBuf = self.directory.path().into();
+        sweep::Databases { data_dir, booking_database_url: None, payment_database_url: None }
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use http::Uri;
-use mesh::config::{Secret, duration};
+use mesh::{
+    client::Address,
+    config::{Secret, duration},
+};
 
 use crate::cors::AllowedOrigins;
 
@@ -12,16 +14,16 @@ use crate::cors::AllowedOrigins;
 pub struct Config {
     /// Where svc-user is.
     #[arg(long, env, default_value = "http://svc-user:50051")]
-    pub user_url: Uri,
+    pub user_url: Address,
     /// Where svc-concert is.
     #[arg(long, env, default_value = "http://svc-concert:50051")]
-    pub concert_url: Uri,
+    pub concert_url: Address,
     /// Where svc-booking is.
     #[arg(long, env, default_value = "http://svc-booking:50051")]
-    pub booking_url: Uri,
+    pub booking_url: Address,
     /// Where svc-payment is.
     #[arg(long, env, default_value = "http://svc-payment:50051")]
-    pub payment_url: Uri,
+    pub payment_url: Address,
     /// The secret that services show each other that they belong to the mesh; at least 32 bytes, the same for all.
     #[arg(long, env, hide_env_values = true, value_parser = Secret::parse)]
     pub service_token_key: Secret,

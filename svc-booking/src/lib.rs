@@ -19,9 +19,8 @@ use boxoffice_proto::booking::v1::{
     booking_service_server::BookingServiceServer, hold_service_server::HoldServiceServer,
     seat_service_server::SeatServiceServer,
 };
-use http::Uri;
 use mesh::{
-    client::Channel,
+    client::{Address, Channel},
     clock::Clock,
     config::{self, Common},
     database::Migration,
@@ -45,10 +44,10 @@ pub struct Config {
     pub currency: Currency,
     /// Where svc-concert is.
     #[arg(long, env, default_value = "http://svc-concert:50051")]
-    pub concert_url: Uri,
+    pub concert_url: Address,
     /// Where svc-payment is.
     #[arg(long, env, default_value = "http://svc-payment:50051")]
-    pub payment_url: Uri,
+    pub payment_url: Address,
     /// How long seats are held; at most 30m.
     #[arg(long, env, default_value = "10m", value_parser = hold_ttl)]
     pub hold_ttl: Duration,

@@ -116,7 +116,8 @@ impl Service {
         ];
         let config = Cli::parse_from(arguments).config;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri: http::Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let uri: mesh::client::Address =
+            format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(svc_concert::serve(config, listener, clock.clone(), shutdown.clone()));
         let channel = Channel::new("concert", uri.clone(), Some(service_tokens("booking")), clock.clone());
         let plain_channel = Channel::new("concert", uri, None, clock.clone());

@@ -49,7 +49,7 @@ struct Cli {
 
 /// A running payment service, and a user service that tells it one key.
 struct Service {
-    url: http::Uri,
+    url: mesh::client::Address,
     channel: Channel,
     clock: Clock,
     signing_key: EncodingKey,
@@ -79,7 +79,8 @@ impl Service {
         ];
         let config = Cli::parse_from(fixed.iter().chain(arguments)).config;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url: http::Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let url: mesh::client::Address =
+            format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let clock = Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
         let shutdown = Shutdown::new();
         let task = tokio::spawn(svc_payment::serve(config, listener, clock.clone(), shutdown.clone()));
@@ -439,7 +440,7 @@ async fn payments_are_for_services_only() {
     let fan = service.fan_with(100).await;
     let (pay, booking_id) = (charge(fan, 1), BookingId::new().to_string());
     // A transport that adds no service token.
-    let plain = tonic::transport::Endpoint::from(service.url.clone()).connect_lazy();
+    let plain = tonic::transport::Endpoint::try_from(service.url.to_string()).unwrap().connect_lazy();
     let mut client = PaymentServiceClient::new(plain);
     assert_refused(client.pay(pay.clone()).await, Common::TokenMissing);
     assert_refused(client.void(VoidRequest { booking_id: booking_id.clone() }).await, Common::TokenMissing);

@@ -43,7 +43,7 @@ struct Cli {
 struct Service {
     clock: Clock,
     channel: Channel,
-    uri: http::Uri,
+    uri: mesh::client::Address,
     shutdown: Shutdown,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -70,7 +70,8 @@ impl Service {
         ];
         let config = Cli::parse_from(arguments).config;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri: http::Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let uri: mesh::client::Address =
+            format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(svc_user::serve(config, listener, clock.clone(), shutdown.clone()));
         let channel = Channel::new("user", uri.clone(), Some(service_tokens("gateway")), clock.clone());

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use mesh::{
+    client::Address,
     clock::Clock,
     config::{Common, Secret},
     database::DatabaseUrl,
@@ -129,6 +130,7 @@ impl Embedded {
                 user_url: user_url.clone(),
                 reflection: true,
                 drain_wait: Duration::ZERO,
+                max_connection_age: Duration::from_secs(300),
             })
         };
         let user = svc_user::Config {
@@ -252,7 +254,7 @@ impl Listeners {
         ]
     }
 
-    fn urls(&self) -> [http::Uri; 4] {
+    fn urls(&self) -> [Address; 4] {
         self.services()
             .map(|(_, address)| format!("http://{address}").parse().expect("an address makes a URL"))
     }

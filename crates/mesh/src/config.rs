@@ -2,12 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     auth::{Authenticator, Keys, ServiceTokens},
-    client::Channel,
+    client::{Address, Channel},
     clock::Clock,
     database::{Database, DatabaseError, DatabaseUrl, Migration},
     failure::chain,
@@ -76,13 +75,16 @@ pub struct Common {
     pub service_token_key_previous: Option<Secret>,
     /// Where svc-user is, which publishes the keys that access tokens are verified with.
     #[arg(long, env, default_value = "http://svc-user:50051")]
-    pub user_url: Uri,
+    pub user_url: Address,
     /// Let testers ask what RPCs there are (gRPC reflection).
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub reflection: bool,
     /// How long to go on accepting calls after health says NOT_SERVING, so that balancers notice.
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub drain_wait: Duration,
+    /// How long a connection lives before its client is asked for a new one, so that calls spread over new replicas.
+    #[arg(long, env, default_value = "5m", value_parser = duration)]
+    pub max_connection_age: Duration,
 }
 
 impl Common {
@@ -116,7 +118,12 @@ impl Common {
 
     /// How the service `name` is served.
     pub fn server_options(&self, name: &'static str) -> Options {
-        Options { has_reflection: self.reflection, drain_wait: self.drain_wait, ..Options::new(name) }
+        Options {
+            has_reflection: self.reflection,
+            drain_wait: self.drain_wait,
+            max_connection_age: Some(self.max_connection_age),
+            ..Options::new(name)
+        }
     }
 
     /// Who may call the service `name`: keys are asked from svc-user until shutdown.

@@ -259,7 +259,10 @@ impl Refusal {
         let Some(error_info) = error_info(status) else { return Self::Unknown };
         let Some(info) = policy::reason(&error_info.domain, &error_info.reason) else { return Self::Unknown };
         let is = |reason: ErrorReason| std::ptr::eq(info, reason.info());
-        if is(ErrorReason::TransportConnectFailed) || is(ErrorReason::TransportBreakerOpen) {
+        if is(ErrorReason::TransportConnectFailed)
+            || is(ErrorReason::TransportBreakerOpen)
+            || is(ErrorReason::TransportBusy)
+        {
             return Self::NotSent;
         }
         match Code::from_i32(info.code) {

@@ -89,7 +89,9 @@ impl House {
         let address = |index: usize| listeners[index].local_addr();
         let [user, concert, booking, payment, http] =
             [address(0)?, address(1)?, address(2)?, address(3)?, address(4)?];
-        let url = |address: SocketAddr| -> http::Uri { format!("http://{address}").parse().expect("a URL") };
+        let url = |address: SocketAddr| -> mesh::client::Address {
+            format!("http://{address}").parse().expect("a URL")
+        };
         let common = |service: &str| -> anyhow::Result<Common> {
             Ok(Common {
                 database_url: database_url(directory.path(), service)?,
@@ -99,6 +101,7 @@ impl House {
                 user_url: url(user),
                 reflection: false,
                 drain_wait: Duration::ZERO,
+                max_connection_age: Duration::from_secs(300),
             })
         };
         let mut listeners = listeners.into_iter();

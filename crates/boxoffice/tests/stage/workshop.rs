@@ -78,7 +78,7 @@ impl Workshop {
             [&at_user, &at_concert, &at_booking, &at_payment, &at_http]
                 .map(|listener| listener.local_addr().unwrap());
         let payment_line = FaultProxy::start(payment).await;
-        let uri = |address: SocketAddr| format!("http://{address}").parse::<http::Uri>().unwrap();
+        let uri = |address: SocketAddr| format!("http://{address}").parse::<mesh::client::Address>().unwrap();
         let common = |name: &str| Common {
             database_url: database_url(directory.path(), name).unwrap(),
             database_connections: 4,
@@ -87,6 +87,7 @@ impl Workshop {
             user_url: uri(user),
             reflection: true,
             drain_wait: Duration::ZERO,
+            max_connection_age: Duration::from_secs(300),
         };
         match users {
             Users::Real => {

@@ -1,9 +1,10 @@
-//! A call out: trace → deadline → breaker → retry within a budget → balance. Generated clients take a [`Channel`] as
+//! A call out: trace → deadline → room → breaker → retry within a budget → balance. Generated clients take a [`Channel`] as
 //! their transport, so nobody has to remember any of it.
 //!
 //! Whatever happens, the caller gets a gRPC status with a reason of the contracts: a broken connection is
 //! `TRANSPORT_BROKEN`, never a silent UNKNOWN.
 
+mod address;
 mod balance;
 mod breaker;
 mod retry;
@@ -23,23 +24,33 @@ use boxoffice_proto::{
     policy::{self, Access, Method},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header::USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::USER_AGENT};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 
-use self::{balance::Balance, breaker::Breaker, retry::RetryBudget, stream::StreamBody};
+pub use self::address::{Address, AddressError};
+use self::{
+    balance::{Balance, Lease},
+    breaker::Breaker,
+    retry::RetryBudget,
+    stream::StreamBody,
+};
 use crate::{
     auth::{SERVICE_HEADER, ServiceTokens},
     clock::Clock,
     context::Context,
     deadline,
     failure::Failure,
+    server::MAX_IN_FLIGHT,
     telemetry,
 };
 
 /// The largest unary message, in bytes, with its frame.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024 + 1024;
+/// Calls to a neighbour that may wait for its answers: half of what a server works on, so that a slow neighbour leaves
+/// room for the calls that don't need it.
+const ROOM: usize = MAX_IN_FLIGHT / 2;
 /// How long to wait for a stream to begin.
 const STREAM_START_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait before coming back, if a connection failed.
@@ -56,6 +67,7 @@ struct Neighbour {
     balance: Balance,
     breaker: Breaker,
     retry_budget: RetryBudget,
+    room: Semaphore,
     service_tokens: Option<ServiceTokens>,
     clock: Clock,
 }
@@ -71,14 +83,20 @@ enum Attempt {
 }
 
 impl Channel {
-    /// A way to the service `name` at `uri`. Connects when first used. `service_tokens` name the caller to internal
+    /// A way to the service `name` at an address. Connects when first used. `service_tokens` name the caller to internal
     /// methods.
-    pub fn new(name: &'static str, uri: Uri, service_tokens: Option<ServiceTokens>, clock: Clock) -> Self {
+    pub fn new(
+        name: &'static str,
+        address: Address,
+        service_tokens: Option<ServiceTokens>,
+        clock: Clock,
+    ) -> Self {
         Self(Arc::new(Neighbour {
             name,
-            balance: Balance::new(uri),
+            balance: Balance::new(&address),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
+            room: Semaphore::new(ROOM),
             service_tokens,
             clock,
         }))
@@ -119,6 +137,11 @@ impl Neighbour {
         })?;
         let context = Context::current();
         let deadline = self.deadline(method, &context)?;
+        let _place = self.room.try_acquire().map_err(|_| {
+            Failure::new(ErrorReason::TransportBusy, format!("too many calls wait for {}", self.name))
+                .with("service", self.name)
+                .retry_after(COME_BACK)
+        })?;
         let permit = self.breaker.admit().map_err(|retry_after| {
             Failure::new(
                 ErrorReason::TransportBreakerOpen,
@@ -191,6 +214,7 @@ impl Neighbour {
         self.retry_budget.deposit();
         let mut tries = 0;
         let mut may_have_been_sent = false;
+        let mut before: Option<Lease> = None;
         loop {
             let mut request = Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
             let timeout = if method.streams {
@@ -199,7 +223,16 @@ impl Neighbour {
                 deadline.saturating_duration_since(Instant::now())
             };
             request.headers_mut().insert(deadline::HEADER, deadline::format(timeout));
-            let attempt = match self.attempt(method, request).await {
+            // Whoever failed a moment ago is not asked again while there are others.
+            let Some(mut lease) = self.balance.choose(before.as_ref()).await else {
+                return Attempt::NotSent(format!("no endpoint of {} is known", self.name).into());
+            };
+            let attempt = self.attempt(method, request, &lease).await;
+            match &attempt {
+                Attempt::Answered { .. } => lease.answered(),
+                Attempt::NotSent(_) | Attempt::Broken(_) => lease.failed(),
+            }
+            let attempt = match attempt {
                 // This try was not sent, but an earlier one may have been.
                 Attempt::NotSent(cause) if may_have_been_sent => Attempt::Broken(cause),
                 attempt => attempt,
@@ -214,19 +247,20 @@ impl Neighbour {
             if !may_repeat || tries == retry::TRIES || !self.retry_budget.withdraw() {
                 return attempt;
             }
+            before = Some(lease);
             tokio::time::sleep(retry::pause(tries)).await;
         }
     }
 
-    async fn attempt(&self, method: &Method, request: Request<Body>) -> Attempt {
-        let response = match self.balance.send(request).await {
+    async fn attempt(&self, method: &Method, request: Request<Body>, lease: &Lease) -> Attempt {
+        let response = match lease.send(request).await {
             Ok(response) => response,
             Err(error) if was_not_sent(&error) => return Attempt::NotSent(error.into()),
             Err(error) => return Attempt::Broken(error.into()),
         };
         let has_begun = response.status() == StatusCode::OK;
         if method.streams && has_begun && !response.headers().contains_key(Status::GRPC_STATUS) {
-            let response = response.map(|body| Body::new(StreamBody::new(self.name, body)));
+            let response = response.map(|body| Body::new(StreamBody::new(self.name, body, lease.stream())));
             return Attempt::Answered { response, is_fault: false };
         }
         // A unary answer is complete only with its trailers: until then the connection may still break.

@@ -9,17 +9,18 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
-use super::broken;
+use super::{balance::InFlight, broken};
 
 pub(super) struct StreamBody {
     neighbour: &'static str,
     inner: Body,
     has_ended: bool,
+    _in_flight: InFlight,
 }
 
 impl StreamBody {
-    pub(super) fn new(neighbour: &'static str, inner: Body) -> Self {
-        Self { neighbour, inner, has_ended: false }
+    pub(super) fn new(neighbour: &'static str, inner: Body, in_flight: InFlight) -> Self {
+        Self { neighbour, inner, has_ended: false, _in_flight: in_flight }
     }
 }
 

@@ -66,12 +66,21 @@ pub struct Options {
     pub has_reflection: bool,
     /// How long to go on accepting after health says NOT_SERVING, so that balancers notice.
     pub drain_wait: Duration,
+    /// How long a connection lives before its client is asked, gently, for a new one: so that calls spread over servers
+    /// that were added since. None: for ever.
+    pub max_connection_age: Option<Duration>,
 }
 
 impl Options {
     /// The defaults for a service.
     pub fn new(name: &'static str) -> Self {
-        Self { name, max_in_flight: MAX_IN_FLIGHT, has_reflection: true, drain_wait: Duration::ZERO }
+        Self {
+            name,
+            max_in_flight: MAX_IN_FLIGHT,
+            has_reflection: true,
+            drain_wait: Duration::ZERO,
+            max_connection_age: None,
+        }
     }
 }
 
@@ -117,7 +126,11 @@ where
         authenticator,
         shutdown: stop_accepting.clone(),
     }));
-    let serving = Server::builder()
+    let mut server = Server::builder();
+    if let Some(age) = options.max_connection_age {
+        server = server.max_connection_age(age);
+    }
+    let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_header_list_size(MAX_HEADER_BYTES)

@@ -5,6 +5,7 @@
 //! seconds passes at once, and at the moment it should.
 
 mod access;
+mod balance;
 mod breaker;
 mod deadline;
 mod drain;

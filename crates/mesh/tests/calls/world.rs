@@ -78,8 +78,18 @@ impl Mesh {
 
     /// A way to the service `name`, as another service of the mesh has it.
     pub(crate) fn channel(&self, name: &'static str, address: SocketAddr) -> Channel {
-        let uri = format!("http://{address}").parse().unwrap();
-        Channel::new(name, uri, Some(self.service_tokens("gateway")), Clock::system())
+        self.balanced(name, [address])
+    }
+
+    /// A way to the service `name`, which has several endpoints.
+    pub(crate) fn balanced(
+        &self,
+        name: &'static str,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Channel {
+        let uris: Vec<String> = addresses.into_iter().map(|address| format!("http://{address}")).collect();
+        let tokens = self.service_tokens("gateway");
+        Channel::new(name, uris.join(",").parse().unwrap(), Some(tokens), Clock::system())
     }
 
     /// Serves the service `name` on a free port.

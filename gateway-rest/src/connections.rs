@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
+use axum::body::Body;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -12,7 +12,7 @@ use hyper_util::{
 use mesh::shutdown::{DRAIN_LIMIT, Shutdown};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::entry;
+use crate::entry::Entry;
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` begins; then accepts nothing more, lets calls in flight finish, and after [`DRAIN_LIMIT`] drops
 /// the rest.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Shutdown) {
+pub(crate) async fn serve(listener: TcpListener, entry: Entry, stop: Shutdown) {
     let builder = Arc::new(builder());
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = GracefulShutdown::new();
@@ -51,9 +51,9 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Shutdown)
         };
         // Small answers must not wait for more to send.
         let _ = stream.set_nodelay(true);
-        let router = router.clone();
+        let entry = entry.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = entry::respond(router.clone(), from, request.map(Body::new));
+            let answer = entry.clone().respond(from, request.map(Body::new));
             async { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

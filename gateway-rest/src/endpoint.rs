@@ -23,6 +23,7 @@ use mesh::{
     client::Channel,
     context::Context,
     id::UserId,
+    metrics::Durations,
     shutdown::Shutdown,
 };
 use prost::Message as _;
@@ -30,6 +31,7 @@ use prost_reflect::DynamicMessage;
 use tonic::{client::Grpc, metadata::MetadataMap};
 
 use crate::{
+    access,
     answers::Answers,
     codec::BytesCodec,
     descriptors::{Caching, Route},
@@ -75,6 +77,7 @@ pub(crate) struct Endpoint {
     channel: Channel,
     grpc_path: PathAndQuery,
     cache_control: HeaderValue,
+    calls: Durations,
     shared: Arc<Shared>,
 }
 
@@ -82,11 +85,13 @@ impl Endpoint {
     pub(crate) fn new(route: Route, channel: Channel, shared: Arc<Shared>) -> Self {
         let grpc_path = PathAndQuery::from_static(route.policy.path);
         let cache_control = route.caching.header();
-        Self { route, channel, grpc_path, cache_control, shared }
+        let calls = access::measured_route(route.http_method.as_str(), &route.path);
+        Self { route, channel, grpc_path, cache_control, calls, shared }
     }
 
     /// Answers a request.
     pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Response {
+        let call = self.calls.begin(access::abandoned());
         let policy = self.route.policy;
         let caller = self.shared.authenticator.authenticate(request.headers(), policy.access).await;
         let user = match &caller {
@@ -105,6 +110,7 @@ impl Endpoint {
         let mut response = outcome.unwrap_or_else(respond_with);
         decision.write(response.headers_mut());
         response.extensions_mut().insert(Served { method: policy.path, user });
+        call.end(access::place_of(response.status()));
         response
     }
 

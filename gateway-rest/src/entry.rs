@@ -1,52 +1,69 @@
-//! What every call passes first and last: its trace, its request id, its line in the log.
+//! What every call passes first and last: its trace, its request id, its line in the log and its place in the metrics.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header::X_CONTENT_TYPE_OPTIONS};
-use mesh::{context::Context, telemetry::Trace};
+use mesh::{context::Context, metrics::Durations, telemetry::Trace};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::{
-    cors,
+    access, cors,
     endpoint::{Peer, Served},
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID_LENGTH: usize = 128;
 
-/// Answers a request that came from an address.
-pub(crate) async fn respond(router: Router, from: SocketAddr, mut request: Request<Body>) -> Response {
-    let begin = Instant::now();
-    let trace = Trace::read(request.headers()).child();
-    let request_id = request_id(request.headers(), trace);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    request.extensions_mut().insert(Peer(from.ip()));
+/// The routes behind what every call passes.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    router: Router,
+    /// Calls that are not of the contracts: those have measurements of their own.
+    others: Arc<Durations>,
+}
 
-    let context = Context { deadline: None, trace };
-    let Ok(mut response) = context.scope(router.oneshot(request)).await;
+impl Entry {
+    pub(crate) fn new(router: Router) -> Self {
+        Self { router, others: Arc::new(access::measured_route("any", "other")) }
+    }
 
-    let served = response.extensions().get::<Served>().copied();
-    tracing::info!(
-        target: "access",
-        {
-        http.method = %method,
-        http.path = path,
-        http.status = response.status().as_u16(),
-        rpc.method = served.map(|served| served.method),
-        user.id = served.and_then(|served| served.user).map(tracing::field::display),
-        duration_us = begin.elapsed().as_micros() as u64,
-        request.id = request_id.to_str().unwrap_or_default(),
-        trace.id = %trace.id(),
-        },
-        "call"
-    );
-    let headers = response.headers_mut();
-    cors::hide_from_strangers(headers);
-    headers.insert(X_REQUEST_ID, request_id);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    /// Answers a request that came from an address.
+    pub(crate) async fn respond(self, from: SocketAddr, mut request: Request<Body>) -> Response {
+        let begin = Instant::now();
+        let trace = Trace::read(request.headers()).child();
+        let request_id = request_id(request.headers(), trace);
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        request.extensions_mut().insert(Peer(from.ip()));
+
+        let context = Context { deadline: None, trace };
+        let Ok(mut response) = context.scope(self.router.oneshot(request)).await;
+
+        let served = response.extensions().get::<Served>().copied();
+        tracing::info!(
+            target: "access",
+            {
+            http.method = %method,
+            http.path = path,
+            http.status = response.status().as_u16(),
+            rpc.method = served.map(|served| served.method),
+            user.id = served.and_then(|served| served.user).map(tracing::field::display),
+            duration_us = begin.elapsed().as_micros() as u64,
+            request.id = request_id.to_str().unwrap_or_default(),
+            trace.id = %trace.id(),
+            },
+            "call"
+        );
+        if served.is_none() {
+            self.others.record(access::place_of(response.status()), begin.elapsed());
+        }
+        let headers = response.headers_mut();
+        cors::hide_from_strangers(headers);
+        headers.insert(X_REQUEST_ID, request_id);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
 }
 
 /// The client's own id for the call, if it is harmless; otherwise the trace's.

@@ -4,6 +4,7 @@
 //! A call passes, in this order: `connections`, `entry`, `router`, `endpoint` with `rate_limit`, `transcode`, the client
 //! stack of `mesh`, and back. What goes wrong becomes a `problem`.
 
+mod access;
 mod answers;
 mod codec;
 pub mod config;
@@ -33,7 +34,8 @@ use tokio::net::TcpListener;
 
 pub use self::config::Config;
 use self::{
-    answers::Answers, endpoint::Shared, rate_limit::RateLimits, rendering::Renderings, router::Channels,
+    answers::Answers, endpoint::Shared, entry::Entry, rate_limit::RateLimits, rendering::Renderings,
+    router::Channels,
 };
 
 /// Serves REST until shutdown, then drains: `/readyz` says no, nothing new is accepted, event streams end, calls in
@@ -71,13 +73,13 @@ pub async fn serve(
     if config.docs {
         router = router.merge(router::documentation()?);
     }
-    let router = router::finish(router, config.cors_allowed_origins);
+    let entry = Entry::new(router::finish(router, config.cors_allowed_origins));
 
     let drain = async {
         shutdown.begun().await;
         tokio::time::sleep(config.drain_wait).await;
         stop.begin();
     };
-    tokio::join!(drain, connections::serve(listener, router, stop.clone()));
+    tokio::join!(drain, connections::serve(listener, entry, stop.clone()));
     Ok(())
 }

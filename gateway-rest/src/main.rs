@@ -5,11 +5,12 @@ use std::{net::SocketAddr, process::ExitCode};
 use clap::Parser;
 use gateway_rest::Config;
 use mesh::{
+    admin,
     clock::Clock,
+    process,
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
 };
-use tokio::net::TcpListener;
 
 /// Speaks REST with frontends and gRPC with the services.
 #[derive(Debug, Parser)]
@@ -18,6 +19,9 @@ struct Cli {
     /// Where to listen for HTTP.
     #[arg(long, env, default_value = "0.0.0.0:8080")]
     http_listen_addr: SocketAddr,
+    /// Where operators are answered: /metrics and /healthz.
+    #[arg(long, env, default_value = "0.0.0.0:9090")]
+    admin_listen_addr: SocketAddr,
     /// How logs are written.
     #[arg(long, env, default_value = "json")]
     log_format: LogFormat,
@@ -28,7 +32,6 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::install(cli.log_format, "info");
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,11 +42,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    telemetry::install(cli.log_format, "info")?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
-    let listener = TcpListener::bind(cli.http_listen_addr)
-        .await
-        .map_err(|error| anyhow::anyhow!("can't listen on {}: {error}", cli.http_listen_addr))?;
-    tracing::info!(service.name = "gateway", address = %listener.local_addr()?, "listening");
-    gateway_rest::serve(cli.config, listener, Clock::system(), shutdown).await
+    let listener = process::listen(cli.http_listen_addr).await?;
+    let admin = process::listen(cli.admin_listen_addr).await?;
+    tracing::info!(
+        service.name = "gateway",
+        address = %listener.local_addr()?,
+        admin.address = %admin.local_addr()?,
+        "listening"
+    );
+    admin::beside(admin, gateway_rest::serve(cli.config, listener, Clock::system(), shutdown)).await
 }

@@ -101,6 +101,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    database.watch_connections("booking");
     let tokens = config.common.service_tokens("booking");
     let channel = |name, uri| Channel::new(name, uri, Some(tokens.clone()), clock.clone());
     let neighbours = Neighbours::new(

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use mesh::{
     Failure,
     context::Context,
     id::{BookingId, ConcertId, Id},
+    metrics::Level,
     shutdown::Shutdown,
 };
 use uuid::Uuid;
@@ -40,9 +42,11 @@ const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(10);
 
 /// Starts the work; it ends at shutdown.
 pub(crate) fn start(shared: &Shared, shutdown: &Shutdown) {
+    let description = "Holds that keep seats";
+    let live = Arc::new(Level::new("booking.holds.live", "", description, "booking"));
     tokio::spawn(repeat(shutdown.clone(), PERIOD, {
         let shared = shared.clone();
-        move || release_expired(shared.clone())
+        move || release_expired(shared.clone(), Arc::clone(&live))
     }));
     tokio::spawn(repeat(shutdown.clone(), PERIOD, {
         let shared = shared.clone();
@@ -81,11 +85,12 @@ async fn pause(shutdown: &Shutdown, period: Duration) {
     tokio::select! { () = tokio::time::sleep(period) => {}, () = shutdown.begun() => {} }
 }
 
-async fn release_expired(shared: Shared) -> Result<(), Error> {
+async fn release_expired(shared: Shared, live: Arc<Level>) -> Result<(), Error> {
     let released = shared.holds.release_expired(shared.clock.now()).await;
     if released > 0 {
         tracing::debug!(holds = released, "expired holds were released");
     }
+    live.set(shared.holds.count().await as f64);
     Ok(())
 }
 
@@ -103,11 +108,15 @@ async fn make_refunds(shared: Shared) -> Result<(), Error> {
 
 /// Goes on with bookings whose lease has run out.
 async fn recover(shared: Shared, shutdown: Shutdown) {
+    let description = "Age of the oldest booking that is neither paid nor failed; 0: there is none";
+    let age = Level::new("booking.unsettled.age", "s", description, "booking");
     let mut recovery = Recovery::default();
     while !shutdown.has_begun() {
         if let Err(error) = within_patience(Context::root().scope(recovery.sweep(&shared))).await {
             tracing::warn!(%error, "bookings that nobody works on can't be looked for");
         }
+        let oldest = recovery.oldest_unsettled.map(|since| shared.clock.now() - since);
+        age.set(oldest.map_or(0.0, TimeDelta::as_seconds_f64));
         pause(&shutdown, PERIOD).await;
     }
 }
@@ -118,6 +127,8 @@ pub(crate) struct Recovery {
     sweeps: u32,
     /// No booking before this is PAYING.
     all_settled_before: Uuid,
+    /// When the oldest booking was made that the last sweep saw PAYING.
+    oldest_unsettled: Option<DateTime<Utc>>,
     /// Bookings that were left to wait.
     waiting: BTreeMap<BookingId, Booking>,
 }
@@ -138,6 +149,8 @@ impl Recovery {
         }
         // Those that someone else works on count too: they may be left to us yet.
         let oldest_paying = paying.first().map_or(Uuid::max(), |booking| booking.id.uuid());
+        let unsettled = paying.iter().chain(self.waiting.values());
+        self.oldest_unsettled = unsettled.map(|booking| booking.create_time).min();
         let mut abandoned = std::mem::take(&mut self.waiting);
         let lost = paying.into_iter().filter(|booking| booking.lease.until < now);
         abandoned.extend(lost.map(|booking| (booking.id, booking)));

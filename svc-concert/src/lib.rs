@@ -62,6 +62,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    database.watch_connections("concert");
     let shared = Shared { database, clock: clock.clone(), currency: config.currency };
     let routes = Routes::new(VenueServiceServer::new(shared.clone()))
         .add_service(ConcertServiceServer::new(shared.clone()))

@@ -77,6 +77,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    database.watch_connections("payment");
     let shared = Shared {
         database: database.clone(),
         clock: clock.clone(),

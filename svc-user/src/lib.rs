@@ -104,6 +104,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    database.watch_connections("user");
     let shared = Shared::new(&config, database, clock.clone()).await?;
     worker::start(&shared, &shutdown);
 

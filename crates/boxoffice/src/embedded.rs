@@ -2,6 +2,7 @@
 //! would across a network, on SQLite files in one data directory.
 
 use std::{
+    convert::Infallible,
     fs::{self, File, OpenOptions, TryLockError},
     io::Write,
     net::{Ipv4Addr, SocketAddr},
@@ -20,6 +21,7 @@ use mesh::{
     shutdown::Shutdown,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Where an embedded Boxoffice keeps its data and listens.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,6 +44,9 @@ pub struct Options {
     /// Where the payment service is served.
     #[arg(long, env, default_value = "127.0.0.1:50054")]
     pub payment_addr: SocketAddr,
+    /// Where /metrics and /healthz are, of the whole process.
+    #[arg(long, env, default_value = "127.0.0.1:9090")]
+    pub admin_addr: SocketAddr,
     /// How long seats are held; at most 30m.
     #[arg(long, env, default_value = "10m", value_parser = svc_booking::hold_ttl)]
     pub hold_ttl: Duration,
@@ -64,6 +69,7 @@ impl Options {
             concert_addr: any,
             booking_addr: any,
             payment_addr: any,
+            admin_addr: any,
             hold_ttl: Duration::from_secs(600),
             rate_limit_per_user: 1_000_000,
             rate_limit_per_address: 1_000_000,
@@ -77,6 +83,9 @@ pub struct Embedded {
     pub http: SocketAddr,
     /// Where each service is served.
     pub services: [(&'static str, SocketAddr); 4],
+    /// Where /metrics and /healthz are.
+    pub admin: SocketAddr,
+    _admin: AbortOnDropHandle<Infallible>,
     gateway: Part,
     booking: Part,
     others: Vec<Part>,
@@ -120,6 +129,7 @@ impl Embedded {
         let [user_url, concert_url, booking_url, payment_url] = listeners.urls();
         let http = listeners.http.local_addr()?;
         let services = listeners.services();
+        let admin = listeners.admin.local_addr()?;
 
         let common = |name: &str| -> anyhow::Result<Common> {
             Ok(Common {
@@ -172,10 +182,13 @@ impl Embedded {
             concert: on_concert,
             booking: on_booking,
             payment: on_payment,
+            admin: on_admin,
         } = listeners;
         Ok(Self {
             http,
             services,
+            admin,
+            _admin: AbortOnDropHandle::new(tokio::spawn(mesh::admin::serve(on_admin))),
             others: vec![
                 Part::start("user", |clock, stop| svc_user::serve(user, on_user, clock, stop)),
                 Part::start("concert", |clock, stop| svc_concert::serve(concert, on_concert, clock, stop)),
@@ -231,6 +244,7 @@ struct Listeners {
     concert: TcpListener,
     booking: TcpListener,
     payment: TcpListener,
+    admin: TcpListener,
 }
 
 impl Listeners {
@@ -241,6 +255,7 @@ impl Listeners {
             concert: bind("--concert-addr", options.concert_addr).await?,
             booking: bind("--booking-addr", options.booking_addr).await?,
             payment: bind("--payment-addr", options.payment_addr).await?,
+            admin: bind("--admin-addr", options.admin_addr).await?,
         })
     }
 

@@ -41,13 +41,15 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let default_filter = if cli.command.is_some() { "error" } else { "warn" };
-    telemetry::install(LogFormat::Human, default_filter);
-    let outcome = match cli.command {
-        None => run(cli.options).await.map(|()| true),
-        Some(Command::Sellout(options)) => sellout::run(options, &Clock::system()).await,
-        Some(Command::Sweep(options)) => sweep::run(options).await,
+    let outcome = async {
+        telemetry::install(LogFormat::Human, default_filter)?;
+        match cli.command {
+            None => run(cli.options).await.map(|()| true),
+            Some(Command::Sellout(options)) => sellout::run(options, &Clock::system()).await,
+            Some(Command::Sweep(options)) => sweep::run(options).await,
+        }
     };
-    match outcome {
+    match outcome.await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -103,6 +105,7 @@ fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
         "Boxoffice is ready.
   REST      {url}        docs {url}/docs
   gRPC      {}
+  metrics   http://{}/metrics
   data      {}
 On sale: {} ({})
 Demo fans, e-mail and password (kept in {}):
@@ -114,6 +117,7 @@ Try:
   cargo run --release -- sellout --fans 500 --seats 100
 Ctrl-C stops it; the data stays.",
         services.join(", "),
+        embedded.admin,
         data_dir.display(),
         demo.title,
         demo.concert_id,

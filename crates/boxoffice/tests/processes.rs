@@ -91,7 +91,14 @@ impl Program {
     /// A Boxoffice on free ports.
     fn begin(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         let mut arguments = vec!["--data-dir", data_dir.to_str().unwrap()];
-        for option in ["--http-addr", "--user-addr", "--concert-addr", "--booking-addr", "--payment-addr"] {
+        for option in [
+            "--http-addr",
+            "--user-addr",
+            "--concert-addr",
+            "--booking-addr",
+            "--payment-addr",
+            "--admin-addr",
+        ] {
             arguments.extend([option, "127.0.0.1:0"]);
         }
         Self::run_with(&arguments, environment)
@@ -263,7 +270,7 @@ async fn why_it_can_not_start_is_one_sentence() {
     ];
     for (data_dir, http_addr, words) in cases {
         let mut arguments = vec!["--data-dir", data_dir.to_str().unwrap()];
-        for option in ["--user-addr", "--concert-addr", "--booking-addr", "--payment-addr"] {
+        for option in ["--user-addr", "--concert-addr", "--booking-addr", "--payment-addr", "--admin-addr"] {
             arguments.extend([option, "127.0.0.1:0"]);
         }
         arguments.extend(["--http-addr", http_addr.unwrap_or("127.0.0.1:0")]);

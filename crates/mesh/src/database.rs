@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use boxoffice_proto::common::v1::ErrorReason;
+use opentelemetry::KeyValue;
 use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
     SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement, TransactionOptions,
@@ -16,7 +17,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -244,6 +245,40 @@ impl Database {
     /// Which kind of database it is.
     pub fn backend(&self) -> DatabaseBackend {
         self.writer.get_database_backend()
+    }
+
+    /// Has metrics tell how many connections are in use, as those of this service.
+    pub fn watch_connections(&self, service: &'static str) {
+        let sqlite_reader = match &self.pool {
+            Pool::Postgres(_) => None,
+            Pool::Sqlite(_) => Some(self.reader.get_sqlite_connection_pool().clone()),
+        };
+        let writer = self.pool.clone();
+        metrics::meter()
+            .u64_observable_gauge("database.pool.connections")
+            .with_description("Connections of a pool: in use, idle, and how many there may be")
+            .with_callback(move |observer| {
+                let observe = |pool, size: u32, idle: usize, limit: u32| {
+                    let size = u64::from(size);
+                    let used = size.saturating_sub(idle as u64);
+                    for (state, count) in [("used", used), ("idle", size - used), ("limit", limit.into())] {
+                        let labels = [("service", service), ("pool", pool), ("state", state)];
+                        observer.observe(count, &labels.map(|(label, value)| KeyValue::new(label, value)));
+                    }
+                };
+                match &writer {
+                    Pool::Postgres(pool) => {
+                        observe("all", pool.size(), pool.num_idle(), pool.options().get_max_connections());
+                    }
+                    Pool::Sqlite(pool) => {
+                        observe("write", pool.size(), pool.num_idle(), pool.options().get_max_connections());
+                    }
+                }
+                if let Some(pool) = &sqlite_reader {
+                    observe("read", pool.size(), pool.num_idle(), pool.options().get_max_connections());
+                }
+            })
+            .build();
     }
 
     /// Closes every connection, after the work in flight.

@@ -16,9 +16,10 @@ use std::{
 
 use boxoffice_proto::common::v1::ErrorReason;
 use futures_util::FutureExt;
+use opentelemetry::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, metrics};
 
 /// The most jobs in a batch.
 pub const BATCH_LIMIT: usize = 64;
@@ -35,6 +36,9 @@ pub trait Work: Send + 'static {
     type Job: Send + 'static;
     /// What a caller gets.
     type Answer: Send + 'static;
+
+    /// The service that works, and what the lane is called in its metrics.
+    const NAME: (&'static str, &'static str);
 
     /// Does the jobs and commits them together; the answers are in the order of the jobs. A job that is refused changes
     /// nothing and does not stop the others.
@@ -74,6 +78,14 @@ impl<W: Work> Lane<W> {
         let counts = Arc::new(Counts::default());
         let lane = Self { queue, counts: Arc::clone(&counts) };
         let name = std::any::type_name::<W>();
+        let labels = [KeyValue::new("service", W::NAME.0), KeyValue::new("lane", W::NAME.1)];
+        let batch_jobs = metrics::meter()
+            .u64_histogram("lane.batch.jobs")
+            .with_description("Jobs that a lane committed at once")
+            .with_boundaries(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+            .build()
+            .bind(&labels);
+        lane.watch_waiting(labels);
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH_LIMIT);
             while tickets.recv_many(&mut batch, BATCH_LIMIT).await > 0 {
@@ -88,6 +100,7 @@ impl<W: Work> Lane<W> {
                 }
                 counts.batches.fetch_add(1, Ordering::Relaxed);
                 counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+                batch_jobs.record(jobs.len() as u64);
                 // A panic is told to those of this batch, by dropping their callers; the lane goes on.
                 let work = AssertUnwindSafe(work.run(jobs)).catch_unwind();
                 let answers = match tokio::time::timeout(BATCH_PATIENCE, work).await {
@@ -114,6 +127,19 @@ impl<W: Work> Lane<W> {
             );
         });
         lane
+    }
+
+    fn watch_waiting(&self, labels: [KeyValue; 2]) {
+        let queue = self.queue.downgrade();
+        metrics::meter()
+            .u64_observable_gauge("lane.waiting.jobs")
+            .with_description("Jobs that wait for a lane")
+            .with_callback(move |observer| {
+                if let Some(queue) = queue.upgrade() {
+                    observer.observe((queue.max_capacity() - queue.capacity()) as u64, &labels);
+                }
+            })
+            .build();
     }
 
     /// Has a job done, and waits for its answer. If the caller stops waiting, a job that has not begun is left out, one
@@ -160,6 +186,8 @@ mod tests {
     impl Work for Doubling {
         type Job = u32;
         type Answer = u32;
+
+        const NAME: (&'static str, &'static str) = ("test", "doubling");
 
         async fn run(&mut self, jobs: Vec<u32>) -> Vec<Result<u32, Failure>> {
             let _ = self.0.send(jobs.len());

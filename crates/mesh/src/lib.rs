@@ -4,8 +4,10 @@
 //! - a call in: [`server`], with [`context`], [`deadline`], [`auth`], [`failure`]
 //! - a call out: [`client`], with its breaker, retries and balance
 //! - state: [`database`], [`lane`], [`idempotency`], [`page`]
-//! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`telemetry`], [`shutdown`], [`process`], [`crash`]
+//! - what operators see: [`telemetry`], [`metrics`], [`admin`]
+//! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`shutdown`], [`process`], [`crash`]
 
+pub mod admin;
 pub mod auth;
 pub mod client;
 pub mod clock;
@@ -19,6 +21,7 @@ pub mod field;
 pub mod id;
 pub mod idempotency;
 pub mod lane;
+pub mod metrics;
 pub mod money;
 pub mod page;
 pub mod process;

@@ -9,6 +9,7 @@ use clap::{
 use tokio::net::TcpListener;
 
 use crate::{
+    admin,
     clock::Clock,
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
@@ -22,6 +23,9 @@ struct Cli<Config: Args> {
     /// Where to listen for gRPC.
     #[arg(long, env, default_value = "0.0.0.0:50051", global = true)]
     grpc_listen_addr: SocketAddr,
+    /// Where operators are answered: /metrics and /healthz.
+    #[arg(long, env, default_value = "0.0.0.0:9090", global = true)]
+    admin_listen_addr: SocketAddr,
     /// How logs are written.
     #[arg(long, env, default_value = "json", global = true)]
     log_format: LogFormat,
@@ -46,18 +50,23 @@ pub async fn run<Config: Args>(
     let command = Cli::<Config>::command().name(name);
     let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::<Config>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    telemetry::install(cli.log_format, "info");
     let shutdown = Shutdown::new();
     let outcome = async {
+        telemetry::install(cli.log_format, "info")?;
         shutdown.on_signals()?;
         match cli.command.unwrap_or(Command::Serve) {
             Command::Migrate => migrate(cli.config, shutdown.clone()).await,
             Command::Serve => {
-                let listener = TcpListener::bind(cli.grpc_listen_addr)
-                    .await
-                    .map_err(|error| anyhow::anyhow!("can't listen on {}: {error}", cli.grpc_listen_addr))?;
-                tracing::info!(service.name = name, address = %listener.local_addr()?, "listening");
-                serve(cli.config, listener, Clock::system(), shutdown.clone()).await
+                let listener = listen(cli.grpc_listen_addr).await?;
+                let admin = listen(cli.admin_listen_addr).await?;
+                tracing::info!(
+                    service.name = name,
+                    address = %listener.local_addr()?,
+                    admin.address = %admin.local_addr()?,
+                    "listening"
+                );
+                let serving = serve(cli.config, listener, Clock::system(), shutdown.clone());
+                admin::beside(admin, serving).await
             }
         }
     };
@@ -68,6 +77,14 @@ pub async fn run<Config: Args>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// If it is in use, or not this machine's.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("can't listen on {address}: {error}"))
 }
 
 /// The error without the value that was refused, where that may be a secret or hold a password.

@@ -1,9 +1,11 @@
 //! Logs, and the trace that joins the hops of a call: W3C `traceparent` (<https://www.w3.org/TR/trace-context/>).
 
-use std::fmt;
+use std::{fmt, io::IsTerminal};
 
 use http::{HeaderMap, HeaderValue};
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+
+use crate::metrics;
 
 /// The name of the header.
 pub const HEADER: &str = "traceparent";
@@ -97,18 +99,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to standard error. `LOG` (as `RUST_LOG`, such as `info,svc_booking=debug`) says which.
-/// Does nothing where a subscriber is installed already, as in tests.
-pub fn install(format: LogFormat, default_filter: &str) {
+/// Sends logs to standard error. `LOG` (as `RUST_LOG`, such as `info,svc_booking=debug`) says which. Has metrics recorded.
+/// Does nothing where a subscriber is installed already.
+///
+/// # Errors
+/// If something else in the process shows metrics.
+pub fn install(format: LogFormat, default_filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_span_events(FmtSpan::NONE);
-    let _ = match format {
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
+    let outcome = match format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
     };
+    if outcome.is_ok() { metrics::install() } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -173,6 +173,10 @@ impl MemoryHolds {
         released.len()
     }
 
+    pub(super) fn count(&self) -> usize {
+        lock(&self.holds).len()
+    }
+
     pub(super) fn unsold(&self) -> Vec<(ConcertId, u32)> {
         self.concerts().into_iter().map(|(id, concert)| (id, lock(&concert).unsold)).collect()
     }

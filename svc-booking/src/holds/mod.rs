@@ -210,6 +210,13 @@ impl Holds {
         }
     }
 
+    /// How many holds there are; for a moment also those that have just expired.
+    pub(crate) async fn count(&self) -> usize {
+        match self {
+            Self::Memory(memory) => memory.count(),
+        }
+    }
+
     /// Forgets concerts without holds that nobody asked for since the last time: who asks again has them loaded anew.
     /// How many there were.
     pub(crate) async fn forget_unused(&self) -> usize {

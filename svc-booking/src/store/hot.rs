@@ -74,6 +74,8 @@ impl Work for HotWrites {
     type Job = Job;
     type Answer = Answer;
 
+    const NAME: (&'static str, &'static str) = ("booking", "hot");
+
     async fn run(&mut self, jobs: Vec<Job>) -> Vec<Result<Answer, Failure>> {
         let together = self.run_together(&jobs).await;
         let outcome = match together {

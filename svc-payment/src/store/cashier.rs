@@ -66,6 +66,8 @@ impl Work for Cashier {
     type Job = Command;
     type Answer = Payment;
 
+    const NAME: (&'static str, &'static str) = ("payment", "cashier");
+
     async fn run(&mut self, commands: Vec<Command>) -> Vec<Result<Payment, Failure>> {
         let error = match self.carry_out(&commands).await {
             Ok(answers) => {

@@ -83,6 +83,15 @@ impl Breaker {
         }
     }
 
+    /// 0: Closed; 1: HalfOpen; 2: Open.
+    pub(super) fn level(&self) -> u64 {
+        match *self.lock() {
+            State::Closed { .. } => 0,
+            State::HalfOpen => 1,
+            State::Open { .. } => 2,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

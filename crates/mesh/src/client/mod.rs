@@ -26,6 +26,7 @@ use boxoffice_proto::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::USER_AGENT};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use opentelemetry::{KeyValue, metrics::BoundCounter};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 
@@ -42,6 +43,7 @@ use crate::{
     context::Context,
     deadline,
     failure::Failure,
+    metrics::{self, Durations},
     server::MAX_IN_FLIGHT,
     telemetry,
 };
@@ -68,9 +70,26 @@ struct Neighbour {
     breaker: Breaker,
     retry_budget: RetryBudget,
     room: Semaphore,
+    calls: Durations,
+    retries: BoundCounter<u64>,
     service_tokens: Option<ServiceTokens>,
     clock: Clock,
 }
+
+/// How a call ended, as metrics tell it. The names stand in [`OUTCOMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Faulty,
+    DeadlineExceeded,
+    Refused,
+    NotSent,
+    Broken,
+    Abandoned,
+}
+
+const OUTCOMES: [&str; 7] =
+    ["answered", "faulty", "deadline_exceeded", "refused", "not_sent", "broken", "abandoned"];
 
 /// What came of one attempt.
 enum Attempt {
@@ -91,15 +110,36 @@ impl Channel {
         service_tokens: Option<ServiceTokens>,
         clock: Clock,
     ) -> Self {
-        Self(Arc::new(Neighbour {
+        let caller = service_tokens.as_ref().map_or("unknown", ServiceTokens::name);
+        let labels = [("service", caller), ("neighbour", name)];
+        let description = "Calls to a neighbour, retries included; of a stream, until it began";
+        let bound_labels = labels.map(|(label, value)| KeyValue::new(label, value));
+        let retries = metrics::meter()
+            .u64_counter("rpc.client.retries")
+            .with_description("Calls to a neighbour that were tried again")
+            .build();
+        let neighbour = Arc::new(Neighbour {
             name,
             balance: Balance::new(&address),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
             room: Semaphore::new(ROOM),
+            calls: Durations::new("rpc.client.duration", description, &labels, ("outcome", &OUTCOMES)),
+            retries: retries.bind(&bound_labels),
             service_tokens,
             clock,
-        }))
+        });
+        let observed = Arc::downgrade(&neighbour);
+        metrics::meter()
+            .u64_observable_gauge("rpc.client.breaker.state")
+            .with_description("The breaker of a neighbour. 0: closed; 1: half-open; 2: open")
+            .with_callback(move |observer| {
+                if let Some(neighbour) = observed.upgrade() {
+                    observer.observe(neighbour.breaker.level(), &bound_labels);
+                }
+            })
+            .build();
+        Self(neighbour)
     }
 
     /// The neighbour's name.
@@ -125,7 +165,10 @@ impl tower::Service<Request<Body>> for Channel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let neighbour = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(neighbour.call(request).await.unwrap_or_else(|failure| Status::from(failure).into_http()))
+            let call = neighbour.calls.begin(Outcome::Abandoned as usize);
+            let answer = neighbour.call(request).await;
+            call.end(outcome_of(&answer) as usize);
+            Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
         })
     }
 }
@@ -248,6 +291,7 @@ impl Neighbour {
                 return attempt;
             }
             before = Some(lease);
+            self.retries.add(1);
             tokio::time::sleep(retry::pause(tries)).await;
         }
     }
@@ -297,6 +341,23 @@ impl Neighbour {
         };
         parts.headers.remove(http::header::CONTENT_LENGTH);
         Attempt::Answered { response: Response::from_parts(parts, body), is_fault }
+    }
+}
+
+fn outcome_of(answer: &Result<Response<Body>, Failure>) -> Outcome {
+    match answer {
+        Ok(response) => {
+            let status = response.headers().get(Status::GRPC_STATUS);
+            match status.map(|status| Code::from_bytes(status.as_bytes())) {
+                Some(Code::Internal | Code::Unknown) => Outcome::Faulty,
+                _ => Outcome::Answered,
+            }
+        }
+        Err(failure) if failure.is(ErrorReason::DeadlineExceeded) => Outcome::DeadlineExceeded,
+        Err(failure) if failure.is(ErrorReason::TransportBreakerOpen) => Outcome::Refused,
+        Err(failure) if failure.is(ErrorReason::TransportBroken) => Outcome::Broken,
+        // That too: a request that could not be read, or that the contracts don't have.
+        Err(_) => Outcome::NotSent,
     }
 }
 

@@ -16,10 +16,11 @@ use std::{
 use boxoffice_proto::{
     DESCRIPTORS,
     common::v1::ErrorReason,
-    policy::{self, Method},
+    policy::{self, METHODS, Method},
 };
 use futures_util::{FutureExt, Stream};
 use http::{Request, Response};
+use opentelemetry::KeyValue;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
@@ -40,6 +41,7 @@ use crate::{
     context::Context,
     deadline,
     failure::Failure,
+    metrics::{self, Durations},
     shutdown::{DRAIN_LIMIT, Shutdown},
     telemetry::Trace,
 };
@@ -119,9 +121,12 @@ where
             tokio::time::sleep(DRAIN_LIMIT).await;
         }
     };
+    let room = Arc::new(Semaphore::new(options.max_in_flight));
+    watch_calls_in_flight(&options, &room);
     let policies = Policies(Arc::new(Shared {
         name: options.name,
-        room: Semaphore::new(options.max_in_flight),
+        calls: measured_calls(options.name),
+        room,
         stream_room: Arc::new(Semaphore::new(MAX_STREAMS)),
         authenticator,
         shutdown: stop_accepting.clone(),
@@ -146,6 +151,31 @@ where
     }
 }
 
+/// The calls of each method, in the order of the table of methods; last, those of methods that it doesn't have.
+fn measured_calls(service: &'static str) -> Box<[Durations]> {
+    let methods = METHODS.iter().map(|method| method.path).chain(["unknown"]);
+    let calls = methods.map(|method| {
+        let labels = [("service", service), ("method", method)];
+        let description = "Calls that a service answered; of a stream, until it began";
+        Durations::new("rpc.server.duration", description, &labels, ("code", &metrics::CODES))
+    });
+    calls.collect()
+}
+
+fn watch_calls_in_flight(options: &Options, room: &Arc<Semaphore>) {
+    let (labels, limit) = ([KeyValue::new("service", options.name)], options.max_in_flight);
+    let room = Arc::downgrade(room);
+    metrics::meter()
+        .u64_observable_gauge("rpc.server.in_flight.calls")
+        .with_description("Calls that a service is working on")
+        .with_callback(move |observer| {
+            if let Some(room) = room.upgrade() {
+                observer.observe((limit - room.available_permits()) as u64, &labels);
+            }
+        })
+        .build();
+}
+
 fn add_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
@@ -166,7 +196,8 @@ struct Policies(Arc<Shared>);
 
 struct Shared {
     name: &'static str,
-    room: Semaphore,
+    calls: Box<[Durations]>,
+    room: Arc<Semaphore>,
     stream_room: Arc<Semaphore>,
     authenticator: Authenticator,
     shutdown: Shutdown,
@@ -213,12 +244,18 @@ where
         Box::pin(
             context
                 .scope(async move {
-                    let answer = if request.uri().path().starts_with("/grpc.") {
-                        shared.handle_inquiry(inner, request).await
-                    } else {
-                        shared.handle(inner, request, arrival).await
-                    };
-                    Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
+                    let into_response = |failure| Status::from(failure).into_http();
+                    if request.uri().path().starts_with("/grpc.") {
+                        let answer = shared.handle_inquiry(inner, request).await;
+                        return Ok(answer.unwrap_or_else(into_response));
+                    }
+                    let method = policy::method(request.uri().path());
+                    let place = method.and_then(|method| METHODS.element_offset(method));
+                    let call = shared.calls[place.unwrap_or(METHODS.len())].begin(Code::Cancelled as usize);
+                    let answer = shared.handle(inner, request, method, arrival).await;
+                    let response = answer.unwrap_or_else(into_response);
+                    call.end(code_of(&response) as usize);
+                    Ok(response)
                 })
                 .instrument(span),
         )
@@ -230,12 +267,13 @@ impl Shared {
         &self,
         inner: S,
         mut request: Request<Body>,
+        method: Option<&Method>,
         arrival: Instant,
     ) -> Result<Response<Body>, Failure>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let method = policy::method(request.uri().path())
+        let method = method
             .ok_or_else(|| Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"))?;
         let _place = self.room.try_acquire().map_err(|_| overloaded())?;
         let deadline = arrival + budget_of(method, &request)?;
@@ -286,6 +324,11 @@ impl Shared {
             None => Ok(response.map(ending)),
         }
     }
+}
+
+/// What a call was answered. A status that is not in the headers comes after a message, and is OK.
+fn code_of(response: &Response<Body>) -> Code {
+    response.headers().get(Status::GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 fn overloaded() -> Failure {

@@ -9,6 +9,7 @@ mod balance;
 mod breaker;
 mod deadline;
 mod drain;
+mod metrics;
 mod service;
 mod transport;
 mod world;

@@ -20,10 +20,10 @@ use http_body_util::BodyExt;
 use mesh::{
     Failure,
     auth::{self, Authenticator},
+    calls::Calls,
     client::Channel,
     context::Context,
     id::UserId,
-    metrics::Durations,
     shutdown::Shutdown,
 };
 use prost::Message as _;
@@ -77,7 +77,8 @@ pub(crate) struct Endpoint {
     channel: Channel,
     grpc_path: PathAndQuery,
     cache_control: HeaderValue,
-    calls: Durations,
+    calls: Calls,
+    span_name: String,
     shared: Arc<Shared>,
 }
 
@@ -85,13 +86,14 @@ impl Endpoint {
     pub(crate) fn new(route: Route, channel: Channel, shared: Arc<Shared>) -> Self {
         let grpc_path = PathAndQuery::from_static(route.policy.path);
         let cache_control = route.caching.header();
-        let calls = access::measured_route(route.http_method.as_str(), &route.path);
-        Self { route, channel, grpc_path, cache_control, calls, shared }
+        let span_name = format!("{} {}", route.http_method, route.path);
+        let calls = access::calls_of(route.http_method.as_str(), &route.path);
+        Self { route, channel, grpc_path, cache_control, calls, span_name, shared }
     }
 
     /// Answers a request.
     pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Response {
-        let call = self.calls.begin(access::abandoned());
+        let call = self.calls.begin(&self.span_name, &Context::current().trace, access::abandoned());
         let policy = self.route.policy;
         let caller = self.shared.authenticator.authenticate(request.headers(), policy.access).await;
         let user = match &caller {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header::X_CONTENT_TYPE_OPTIONS};
-use mesh::{context::Context, metrics::Durations, telemetry::Trace};
+use mesh::{calls::Calls, context::Context, telemetry::Trace};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
@@ -21,12 +21,12 @@ const MAX_ID_LENGTH: usize = 128;
 pub(crate) struct Entry {
     router: Router,
     /// Calls that are not of the contracts: those have measurements of their own.
-    others: Arc<Durations>,
+    others: Arc<Calls>,
 }
 
 impl Entry {
     pub(crate) fn new(router: Router) -> Self {
-        Self { router, others: Arc::new(access::measured_route("any", "other")) }
+        Self { router, others: Arc::new(access::calls_of("any", "other")) }
     }
 
     /// Answers a request that came from an address.
@@ -41,20 +41,22 @@ impl Entry {
         let Ok(mut response) = context.scope(self.router.oneshot(request)).await;
 
         let served = response.extensions().get::<Served>().copied();
-        tracing::info!(
-            target: "access",
-            {
-            http.method = %method,
-            http.path = path,
-            http.status = response.status().as_u16(),
-            rpc.method = served.map(|served| served.method),
-            user.id = served.and_then(|served| served.user).map(tracing::field::display),
-            duration_us = begin.elapsed().as_micros() as u64,
-            request.id = request_id.to_str().unwrap_or_default(),
-            trace.id = %trace.id(),
-            },
-            "call"
-        );
+        let log = || {
+            tracing::info!(
+                target: "access",
+                {
+                http.method = %method,
+                http.path = path,
+                http.status = response.status().as_u16(),
+                rpc.method = served.map(|served| served.method),
+                user.id = served.and_then(|served| served.user).map(tracing::field::display),
+                duration_us = begin.elapsed().as_micros() as u64,
+                request.id = request_id.to_str().unwrap_or_default(),
+                },
+                "call"
+            )
+        };
+        context.enter(log);
         if served.is_none() {
             self.others.record(access::place_of(response.status()), begin.elapsed());
         }

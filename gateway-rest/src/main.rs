@@ -26,13 +26,16 @@ struct Cli {
     #[arg(long, env, default_value = "json")]
     log_format: LogFormat,
     #[command(flatten)]
+    telemetry: telemetry::Export,
+    #[command(flatten)]
     config: Config,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli).await {
+    let (format, export) = (cli.log_format, cli.telemetry.clone());
+    match telemetry::around("gateway-rest", format, "info,opentelemetry=warn", &export, run(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway-rest: {error:#}");
@@ -42,7 +45,6 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    telemetry::install(cli.log_format, "info")?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let listener = process::listen(cli.http_listen_addr).await?;

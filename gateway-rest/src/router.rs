@@ -12,7 +12,7 @@ use axum::{
 use boxoffice_proto::common::v1::ErrorReason;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use mesh::{auth::Keys, client::Channel, context::Context, shutdown::Shutdown};
+use mesh::{auth::Keys, client::Channel, shutdown::Shutdown};
 use serde_json::json;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -124,7 +124,7 @@ async fn method_not_allowed() -> Response {
 }
 
 fn respond_to_panic(_: Box<dyn Any + Send>) -> Response {
-    tracing::error!(trace.id = %Context::current().trace.id(), "a handler panicked; its message stands above");
+    tracing::error!("a handler panicked; its message stands above");
     respond_with(Problem::new(ErrorReason::Internal, "something went wrong on our side"))
 }
 

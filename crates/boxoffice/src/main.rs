@@ -27,6 +27,8 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    telemetry: telemetry::Export,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,15 +43,15 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let default_filter = if cli.command.is_some() { "error" } else { "warn" };
-    let outcome = async {
-        telemetry::install(LogFormat::Human, default_filter)?;
+    let work = async {
         match cli.command {
             None => run(cli.options).await.map(|()| true),
             Some(Command::Sellout(options)) => sellout::run(options, &Clock::system()).await,
             Some(Command::Sweep(options)) => sweep::run(options).await,
         }
     };
-    match outcome.await {
+    let human = LogFormat::Human;
+    match telemetry::around("boxoffice", human, default_filter, &cli.telemetry, work).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -28,7 +28,12 @@ impl Context {
 
     /// The context of the call being handled; a new one outside of any.
     pub fn current() -> Self {
-        CURRENT.try_with(|context| *context).unwrap_or_else(|_| Self::root())
+        Self::of_call().unwrap_or_else(Self::root)
+    }
+
+    /// The context of the call being handled. None outside of any.
+    pub fn of_call() -> Option<Self> {
+        CURRENT.try_with(|context| *context).ok()
     }
 
     /// The same trace, with no deadline: for work that goes on when its caller has stopped waiting.

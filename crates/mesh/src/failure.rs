@@ -123,17 +123,16 @@ impl Failure {
     fn log(&self) {
         let reason = self.0.info.reason;
         let cause = self.0.cause.as_deref().map(|cause| chain(cause)).unwrap_or_default();
-        let trace = Context::current().trace.id();
         match Code::from_i32(self.0.info.code) {
             Code::Internal | Code::Unknown | Code::DataLoss => {
-                tracing::error!(error.reason = reason, error.cause = cause, trace.id = %trace, "{}", self.0.message);
+                tracing::error!(error.reason = reason, error.cause = cause, "{}", self.0.message);
             }
             // Each call that an open breaker refuses says the same: the calls that opened it were logged.
             Code::Unavailable if !self.is(ErrorReason::TransportBreakerOpen) => {
-                tracing::warn!(error.reason = reason, error.cause = cause, trace.id = %trace, "{}", self.0.message);
+                tracing::warn!(error.reason = reason, error.cause = cause, "{}", self.0.message);
             }
             _ => {
-                tracing::debug!(error.reason = reason, error.cause = cause, trace.id = %trace, "{}", self.0.message)
+                tracing::debug!(error.reason = reason, error.cause = cause, "{}", self.0.message)
             }
         }
     }

@@ -4,11 +4,12 @@
 //! - a call in: [`server`], with [`context`], [`deadline`], [`auth`], [`failure`]
 //! - a call out: [`client`], with its breaker, retries and balance
 //! - state: [`database`], [`lane`], [`idempotency`], [`page`]
-//! - what operators see: [`telemetry`], [`metrics`], [`admin`]
+//! - what operators see: [`telemetry`], [`calls`], [`metrics`], [`admin`]
 //! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`shutdown`], [`process`], [`crash`]
 
 pub mod admin;
 pub mod auth;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod config;

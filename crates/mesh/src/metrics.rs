@@ -2,25 +2,21 @@
 //! docs/OPERATIONS.md lists them all.
 //!
 //! There is one provider a process, installed by `main`; without it, as in most tests, nothing is recorded. Labels come
-//! from tables (methods, routes, neighbours), never from what a client sent. Their handles are bound once, so recording a
-//! call costs no lookup and no allocation.
-
-use std::{sync::OnceLock, time::Duration};
+//! from tables (methods, routes, neighbours), never from what a client sent.
 
 use opentelemetry::{
     KeyValue, global,
-    metrics::{BoundHistogram, Gauge, Histogram, Meter},
+    metrics::{Gauge, Meter},
 };
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{PeriodicReader, SdkMeterProvider},
+};
 use prometheus::TextEncoder;
-use tokio::time::Instant;
 
 /// How metrics are written: the text format of Prometheus.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
-/// Upper bounds of durations, in seconds.
-const SECONDS: [f64; 14] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The names of the gRPC status codes, by number.
 pub const CODES: [&str; 17] = [
@@ -48,17 +44,25 @@ pub fn meter() -> Meter {
     global::meter("boxoffice")
 }
 
-/// Has what is measured from now on shown by [`text`]. Part of [`telemetry::install`](crate::telemetry::install).
+/// Has what is measured from now on shown by [`text`], and sent by another reader, if there is one.
 ///
 /// # Errors
 /// If it was done before.
-pub fn install() -> anyhow::Result<()> {
+pub(crate) fn install(
+    resource: Resource,
+    sender: Option<PeriodicReader<MetricExporter>>,
+) -> anyhow::Result<SdkMeterProvider> {
     let reader = opentelemetry_prometheus::exporter()
         .with_registry(prometheus::default_registry().clone())
         .scope_info_enabled(false)
         .build()?;
-    global::set_meter_provider(SdkMeterProvider::builder().with_reader(reader).build());
-    Ok(())
+    let mut builder = SdkMeterProvider::builder().with_resource(resource).with_reader(reader);
+    if let Some(sender) = sender {
+        builder = builder.with_reader(sender);
+    }
+    let provider = builder.build();
+    global::set_meter_provider(provider.clone());
+    Ok(provider)
 }
 
 /// Everything that is measured in this process, as it is now.
@@ -71,7 +75,7 @@ pub fn text() -> String {
     text
 }
 
-fn owned(labels: &[(&'static str, &str)]) -> Vec<KeyValue> {
+pub(crate) fn owned(labels: &[(&'static str, &str)]) -> Vec<KeyValue> {
     labels.iter().map(|(name, value)| KeyValue::new(*name, (*value).to_owned())).collect()
 }
 
@@ -96,74 +100,6 @@ impl Level {
     /// It is this much now.
     pub fn set(&self, level: f64) {
         self.gauge.record(level, &self.labels);
-    }
-}
-
-/// How often something ended how, and how long it took. What it ended with is one of a few values, the last label.
-pub struct Durations {
-    histogram: Histogram<f64>,
-    labels: Vec<KeyValue>,
-    end_label: &'static str,
-    ends: &'static [&'static str],
-    /// Beside `ends`; made when first seen, so that only what happens is shown.
-    bound: Box<[OnceLock<BoundHistogram<f64>>]>,
-}
-
-impl Durations {
-    /// A histogram `name` in seconds, with these labels, and one more that says how it ended.
-    pub fn new(
-        name: &'static str,
-        description: &'static str,
-        labels: &[(&'static str, &str)],
-        (end_label, ends): (&'static str, &'static [&'static str]),
-    ) -> Self {
-        let histogram = meter()
-            .f64_histogram(name)
-            .with_unit("s")
-            .with_description(description)
-            .with_boundaries(SECONDS.to_vec())
-            .build();
-        Self {
-            histogram,
-            labels: owned(labels),
-            end_label,
-            ends,
-            bound: ends.iter().map(|_| OnceLock::new()).collect(),
-        }
-    }
-
-    /// Begins to measure one. If nobody waits for its end any more, it ends with `ends[abandoned]`.
-    pub fn begin(&self, abandoned: usize) -> Measurement<'_> {
-        Measurement { durations: self, begin: Instant::now(), end: abandoned }
-    }
-
-    /// Counts one that ended with `ends[end]`.
-    pub fn record(&self, end: usize, took: Duration) {
-        let bound = self.bound[end].get_or_init(|| {
-            let end = KeyValue::new(self.end_label, self.ends[end]);
-            self.histogram.bind(&[self.labels.as_slice(), &[end]].concat())
-        });
-        bound.record(took.as_secs_f64());
-    }
-}
-
-/// Something that is being measured. Counted when it is dropped.
-pub struct Measurement<'a> {
-    durations: &'a Durations,
-    begin: Instant,
-    end: usize,
-}
-
-impl Measurement<'_> {
-    /// It ended with `ends[end]`.
-    pub fn end(mut self, end: usize) {
-        self.end = end;
-    }
-}
-
-impl Drop for Measurement<'_> {
-    fn drop(&mut self) {
-        self.durations.record(self.end, self.begin.elapsed());
     }
 }
 

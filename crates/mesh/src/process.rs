@@ -30,6 +30,8 @@ struct Cli<Config: Args> {
     #[arg(long, env, default_value = "json", global = true)]
     log_format: LogFormat,
     #[command(flatten)]
+    telemetry: telemetry::Export,
+    #[command(flatten)]
     config: Config,
 }
 
@@ -51,8 +53,7 @@ pub async fn run<Config: Args>(
     let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::<Config>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let shutdown = Shutdown::new();
-    let outcome = async {
-        telemetry::install(cli.log_format, "info")?;
+    let work = async {
         shutdown.on_signals()?;
         match cli.command.unwrap_or(Command::Serve) {
             Command::Migrate => migrate(cli.config, shutdown.clone()).await,
@@ -70,7 +71,7 @@ pub async fn run<Config: Args>(
             }
         }
     };
-    match outcome.await {
+    match telemetry::around(name, cli.log_format, "info,opentelemetry=warn", &cli.telemetry, work).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error:#}");

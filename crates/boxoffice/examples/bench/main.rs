@@ -34,7 +34,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // A lane says at its end how many commits it made for how many jobs.
-    telemetry::install(LogFormat::Human, "error,mesh::lane=info")?;
+    telemetry::install("bench", LogFormat::Human, "error,mesh::lane=info", &telemetry::Export::nowhere())?;
     match Cli::parse().command {
         Command::Bookings(options) => bookings::run(options).await,
         Command::Calls(options) => calls::run(options).await,

@@ -39,13 +39,14 @@ use self::{
 };
 use crate::{
     auth::{SERVICE_HEADER, ServiceTokens},
+    calls::{Calls, Ends, Side},
     clock::Clock,
     context::Context,
     deadline,
     failure::Failure,
-    metrics::{self, Durations},
+    metrics,
     server::MAX_IN_FLIGHT,
-    telemetry,
+    telemetry::{self, Trace},
 };
 
 /// The largest unary message, in bytes, with its frame.
@@ -70,7 +71,7 @@ struct Neighbour {
     breaker: Breaker,
     retry_budget: RetryBudget,
     room: Semaphore,
-    calls: Durations,
+    calls: Calls,
     retries: BoundCounter<u64>,
     service_tokens: Option<ServiceTokens>,
     clock: Clock,
@@ -88,8 +89,11 @@ enum Outcome {
     Abandoned,
 }
 
-const OUTCOMES: [&str; 7] =
-    ["answered", "faulty", "deadline_exceeded", "refused", "not_sent", "broken", "abandoned"];
+static OUTCOMES: Ends = Ends {
+    label: "outcome",
+    names: &["answered", "faulty", "deadline_exceeded", "refused", "not_sent", "broken", "abandoned"],
+    faults: &["faulty", "deadline_exceeded", "refused", "not_sent", "broken"],
+};
 
 /// What came of one attempt.
 enum Attempt {
@@ -111,9 +115,10 @@ impl Channel {
         clock: Clock,
     ) -> Self {
         let caller = service_tokens.as_ref().map_or("unknown", ServiceTokens::name);
-        let labels = [("service", caller), ("neighbour", name)];
-        let description = "Calls to a neighbour, retries included; of a stream, until it began";
-        let bound_labels = labels.map(|(label, value)| KeyValue::new(label, value));
+        let metric =
+            ("rpc.client.duration", "Calls to a neighbour, retries included; of a stream, until it began");
+        let labels =
+            [("service", caller), ("neighbour", name)].map(|(label, value)| KeyValue::new(label, value));
         let retries = metrics::meter()
             .u64_counter("rpc.client.retries")
             .with_description("Calls to a neighbour that were tried again")
@@ -124,8 +129,8 @@ impl Channel {
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
             room: Semaphore::new(ROOM),
-            calls: Durations::new("rpc.client.duration", description, &labels, ("outcome", &OUTCOMES)),
-            retries: retries.bind(&bound_labels),
+            calls: Calls::new(caller, Side::Client, metric, &[("neighbour", name)], &OUTCOMES),
+            retries: retries.bind(&labels),
             service_tokens,
             clock,
         });
@@ -135,7 +140,7 @@ impl Channel {
             .with_description("The breaker of a neighbour. 0: closed; 1: half-open; 2: open")
             .with_callback(move |observer| {
                 if let Some(neighbour) = observed.upgrade() {
-                    observer.observe(neighbour.breaker.level(), &bound_labels);
+                    observer.observe(neighbour.breaker.level(), &labels);
                 }
             })
             .build();
@@ -165,20 +170,27 @@ impl tower::Service<Request<Body>> for Channel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let neighbour = Arc::clone(&self.0);
         Box::pin(async move {
-            let call = neighbour.calls.begin(Outcome::Abandoned as usize);
-            let answer = neighbour.call(request).await;
+            let context = Context::current();
+            let trace = context.trace.child();
+            let call = neighbour.calls.begin(request.uri().path(), &trace, Outcome::Abandoned as usize);
+            let answer = neighbour.call(request, context, trace).await;
             call.end(outcome_of(&answer) as usize);
-            Ok(answer.unwrap_or_else(|failure| Status::from(failure).into_http()))
+            let into_response = |failure| context.enter(|| Status::from(failure).into_http());
+            Ok(answer.unwrap_or_else(into_response))
         })
     }
 }
 
 impl Neighbour {
-    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+    async fn call(
+        &self,
+        request: Request<Body>,
+        context: Context,
+        trace: Trace,
+    ) -> Result<Response<Body>, Failure> {
         let method = policy::method(request.uri().path()).ok_or_else(|| {
             Failure::new(ErrorReason::TransportUnimplemented, "the contracts have no such method")
         })?;
-        let context = Context::current();
         let deadline = self.deadline(method, &context)?;
         let _place = self.room.try_acquire().map_err(|_| {
             Failure::new(ErrorReason::TransportBusy, format!("too many calls wait for {}", self.name))
@@ -196,7 +208,7 @@ impl Neighbour {
         let begin = Instant::now();
 
         let (mut parts, body) = request.into_parts();
-        parts.headers.insert(telemetry::HEADER, context.trace.child().header());
+        parts.headers.insert(telemetry::HEADER, trace.header());
         parts.headers.remove(USER_AGENT);
         if method.access == Access::Internal
             && let Some(tokens) = &self.service_tokens

@@ -38,10 +38,11 @@ use tracing::Instrument;
 use self::stream::EndingBody;
 use crate::{
     auth::Authenticator,
+    calls::{Calls, Ends, Side},
     context::Context,
     deadline,
     failure::Failure,
-    metrics::{self, Durations},
+    metrics,
     shutdown::{DRAIN_LIMIT, Shutdown},
     telemetry::Trace,
 };
@@ -56,6 +57,12 @@ const MAX_PENDING_RESETS: usize = 50;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// The only inquiry that is no stream.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+static ENDS: Ends = Ends {
+    label: "code",
+    names: &metrics::CODES,
+    faults: &["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"],
+};
 
 /// How a service is served.
 #[derive(Debug, Clone)]
@@ -125,7 +132,7 @@ where
     watch_calls_in_flight(&options, &room);
     let policies = Policies(Arc::new(Shared {
         name: options.name,
-        calls: measured_calls(options.name),
+        calls: calls_by_method(options.name),
         room,
         stream_room: Arc::new(Semaphore::new(MAX_STREAMS)),
         authenticator,
@@ -152,12 +159,11 @@ where
 }
 
 /// The calls of each method, in the order of the table of methods; last, those of methods that it doesn't have.
-fn measured_calls(service: &'static str) -> Box<[Durations]> {
+fn calls_by_method(service: &'static str) -> Box<[Calls]> {
     let methods = METHODS.iter().map(|method| method.path).chain(["unknown"]);
     let calls = methods.map(|method| {
-        let labels = [("service", service), ("method", method)];
-        let description = "Calls that a service answered; of a stream, until it began";
-        Durations::new("rpc.server.duration", description, &labels, ("code", &metrics::CODES))
+        let metric = ("rpc.server.duration", "Calls that a service answered; of a stream, until it began");
+        Calls::new(service, Side::Server, metric, &[("method", method)], &ENDS)
     });
     calls.collect()
 }
@@ -196,7 +202,7 @@ struct Policies(Arc<Shared>);
 
 struct Shared {
     name: &'static str,
-    calls: Box<[Durations]>,
+    calls: Box<[Calls]>,
     room: Arc<Semaphore>,
     stream_room: Arc<Semaphore>,
     authenticator: Authenticator,
@@ -240,7 +246,7 @@ where
         let shared = Arc::clone(&self.shared);
         let context = Context { deadline: None, trace: Trace::read(request.headers()).child() };
         let path = request.uri().path();
-        let span = tracing::debug_span!("call", service.name = shared.name, rpc.method = path, trace.id = %context.trace.id());
+        let span = tracing::debug_span!("call", service.name = shared.name, rpc.method = path);
         Box::pin(
             context
                 .scope(async move {
@@ -251,7 +257,9 @@ where
                     }
                     let method = policy::method(request.uri().path());
                     let place = method.and_then(|method| METHODS.element_offset(method));
-                    let call = shared.calls[place.unwrap_or(METHODS.len())].begin(Code::Cancelled as usize);
+                    let calls = &shared.calls[place.unwrap_or(METHODS.len())];
+                    let span_name = method.map_or("unknown", |method| method.path);
+                    let call = calls.begin(span_name, &context.trace, Code::Cancelled as usize);
                     let answer = shared.handle(inner, request, method, arrival).await;
                     let response = answer.unwrap_or_else(into_response);
                     call.end(code_of(&response) as usize);

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use boxoffice_proto::concert::v1::{GetSaleRequest, sale_service_client::SaleServiceClient};
-use mesh::{client::Channel, metrics, server::Options};
+use mesh::{
+    client::Channel,
+    metrics,
+    server::Options,
+    telemetry::{self, LogFormat},
+};
 use mesh_test::wait_until;
 
 use crate::{
@@ -37,7 +42,7 @@ async fn get_sale(channel: &Channel) {
 
 #[tokio::test(start_paused = true)]
 async fn calls_are_counted_by_how_they_end_and_the_breaker_is_seen() {
-    metrics::install().unwrap();
+    telemetry::install("test", LogFormat::Human, "error", &telemetry::Export::nowhere()).unwrap();
     let (mesh, port, gate) = (Mesh::new(), Port::reserve(), Gate::default());
     // A neighbour that no other test of this process has.
     let channel = mesh.channel("metered", port.address());

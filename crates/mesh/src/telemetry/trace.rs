@@ -1,36 +1,36 @@
-//! Logs, and the trace that joins the hops of a call: W3C `traceparent` (<https://www.w3.org/TR/trace-context/>).
+//! The trace that joins the hops of a call: W3C `traceparent` (<https://www.w3.org/TR/trace-context/>).
 
-use std::{fmt, io::IsTerminal};
+use std::fmt;
 
 use http::{HeaderMap, HeaderValue};
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
 
-use crate::metrics;
+use super::span;
 
 /// The name of the header.
 pub const HEADER: &str = "traceparent";
 
-/// Where a call belongs: the trace it is part of, and the span that called.
+/// Where a call belongs: the trace it is part of, and its place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
     trace_id: u128,
+    /// The span that called; 0, if none did.
+    parent_id: u64,
+    /// The span itself; 0, if the trace has none yet.
     span_id: u64,
     is_sampled: bool,
 }
 
 impl Trace {
-    /// A new trace.
+    /// A new trace, which has no span yet. It is sampled as often as configured; never, if spans go nowhere.
     pub fn root() -> Self {
-        Self {
-            trace_id: rand::random_range(1..=u128::MAX),
-            span_id: rand::random_range(1..=u64::MAX),
-            is_sampled: false,
-        }
+        let trace_id = rand::random_range(1..=u128::MAX);
+        Self { trace_id, parent_id: 0, span_id: 0, is_sampled: span::is_sampled(trace_id) }
     }
 
-    /// A span of its own in the same trace.
+    /// A span of its own in the same trace, sampled if the trace is.
     pub fn child(self) -> Self {
-        Self { span_id: rand::random_range(1..=u64::MAX), ..self }
+        Self { parent_id: self.span_id, span_id: rand::random_range(1..=u64::MAX), ..self }
     }
 
     /// The trace that the headers of a request continue, or a new one.
@@ -58,14 +58,32 @@ impl Trace {
         let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
         let span_id = u64::from_str_radix(span, 16).ok().filter(|id| *id != 0)?;
         let is_sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
-        Some(Self { trace_id, span_id, is_sampled })
+        Some(Self { trace_id, parent_id: 0, span_id, is_sampled })
     }
 
-    /// The header to send along.
+    /// The header to send along with a call that this span makes.
     pub fn header(&self) -> HeaderValue {
         let flags = u8::from(self.is_sampled);
         HeaderValue::try_from(format!("00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id))
             .expect("hexadecimal digits and dashes")
+    }
+
+    /// Whether its spans are recorded.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.is_sampled
+    }
+
+    /// The span as OpenTelemetry names it.
+    pub(super) fn span_context(&self) -> SpanContext {
+        let flags = if self.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        let trace_id = opentelemetry::trace::TraceId::from_bytes(self.trace_id.to_be_bytes());
+        let span_id = SpanId::from_bytes(self.span_id.to_be_bytes());
+        SpanContext::new(trace_id, span_id, flags, false, TraceState::NONE)
+    }
+
+    /// The span that called; invalid, if none did.
+    pub(super) fn parent(&self) -> SpanId {
+        SpanId::from_bytes(self.parent_id.to_be_bytes())
     }
 
     /// The trace's id, as people quote it.
@@ -90,34 +108,6 @@ impl fmt::Debug for TraceId {
     }
 }
 
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// A line for people.
-    Human,
-    /// A JSON object a line.
-    Json,
-}
-
-/// Sends logs to standard error. `LOG` (as `RUST_LOG`, such as `info,svc_booking=debug`) says which. Has metrics recorded.
-/// Does nothing where a subscriber is installed already.
-///
-/// # Errors
-/// If something else in the process shows metrics.
-pub fn install(format: LogFormat, default_filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
-    let builder = builder.with_ansi(std::io::stderr().is_terminal());
-    let outcome = match format {
-        LogFormat::Human => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
-    };
-    if outcome.is_ok() { metrics::install() } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +120,26 @@ mod tests {
         assert_eq!(trace.header(), EXAMPLE);
         assert_eq!(trace.child().id(), trace.id());
         assert_ne!(trace.child(), trace);
+        assert_eq!(trace.child().parent(), trace.span_context().span_id());
+        assert_eq!(Trace::root().child().parent(), SpanId::INVALID, "the first span has no parent");
+    }
+
+    #[test]
+    fn a_span_is_sampled_if_its_parent_is() {
+        for (header, is_sampled) in [(EXAMPLE.to_owned(), true), (EXAMPLE.replace("-01", "-00"), false)] {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static(HEADER),
+                HeaderValue::try_from(header).unwrap(),
+            )]);
+            let span = Trace::read(&headers).child();
+            assert_eq!((span.is_sampled(), span.child().is_sampled()), (is_sampled, is_sampled));
+            assert!(span.child().header().to_str().unwrap().ends_with(if is_sampled {
+                "-01"
+            } else {
+                "-00"
+            }));
+        }
+        assert!(!Trace::root().is_sampled(), "nobody collects spans here");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod stage;
 
 use std::{collections::HashMap, net::SocketAddr};
 
+use mesh::telemetry::{self, LogFormat};
 use mesh_test::wait_until;
 use serde_json::json;
 use stage::{PATIENCE, PRICE, Stage, Visit};
@@ -25,7 +26,7 @@ async fn scrape(admin: SocketAddr) -> HashMap<String, f64> {
 
 #[tokio::test]
 async fn a_booking_is_seen_in_the_metrics() {
-    mesh::metrics::install().unwrap();
+    telemetry::install("test", LogFormat::Human, "error", &telemetry::Export::nowhere()).unwrap();
     let stage = Stage::open().await;
     let concert_id = stage.promoter().await.concert().await;
     let fan = stage.fan(PRICE).await;

@@ -51,6 +51,13 @@ pub struct Export {
     pub otel_service_name: Option<String>,
 }
 
+impl Default for Export {
+    /// What is not set.
+    fn default() -> Self {
+        Self { otel_traces_sampler_arg: SHARE, ..Self::nowhere() }
+    }
+}
+
 impl Export {
     /// Sends nothing.
     pub fn nowhere() -> Self {

@@ -84,6 +84,7 @@ enum Outcome {
     Faulty,
     DeadlineExceeded,
     Refused,
+    Busy,
     NotSent,
     Broken,
     Abandoned,
@@ -91,8 +92,8 @@ enum Outcome {
 
 static OUTCOMES: Ends = Ends {
     label: "outcome",
-    names: &["answered", "faulty", "deadline_exceeded", "refused", "not_sent", "broken", "abandoned"],
-    faults: &["faulty", "deadline_exceeded", "refused", "not_sent", "broken"],
+    names: &["answered", "faulty", "deadline_exceeded", "refused", "busy", "not_sent", "broken", "abandoned"],
+    faults: &["faulty", "deadline_exceeded", "refused", "busy", "not_sent", "broken"],
 };
 
 /// What came of one attempt.
@@ -357,20 +358,26 @@ impl Neighbour {
 }
 
 fn outcome_of(answer: &Result<Response<Body>, Failure>) -> Outcome {
-    match answer {
+    let failure = match answer {
         Ok(response) => {
             let status = response.headers().get(Status::GRPC_STATUS);
-            match status.map(|status| Code::from_bytes(status.as_bytes())) {
+            return match status.map(|status| Code::from_bytes(status.as_bytes())) {
                 Some(Code::Internal | Code::Unknown) => Outcome::Faulty,
                 _ => Outcome::Answered,
-            }
+            };
         }
-        Err(failure) if failure.is(ErrorReason::DeadlineExceeded) => Outcome::DeadlineExceeded,
-        Err(failure) if failure.is(ErrorReason::TransportBreakerOpen) => Outcome::Refused,
-        Err(failure) if failure.is(ErrorReason::TransportBroken) => Outcome::Broken,
-        // That too: a request that could not be read, or that the contracts don't have.
-        Err(_) => Outcome::NotSent,
-    }
+        Err(failure) => failure,
+    };
+    let known = [
+        (ErrorReason::DeadlineExceeded, Outcome::DeadlineExceeded),
+        (ErrorReason::TransportBreakerOpen, Outcome::Refused),
+        (ErrorReason::TransportBusy, Outcome::Busy),
+        (ErrorReason::TransportConnectFailed, Outcome::NotSent),
+        (ErrorReason::TransportBroken, Outcome::Broken),
+    ];
+    let found = known.into_iter().find(|(reason, _)| failure.is(*reason));
+    // Otherwise it is a bug: a request that can't be made.
+    found.map_or(Outcome::Faulty, |(_, outcome)| outcome)
 }
 
 /// The bytes of a body that holds one message, and its trailers.
@@ -404,4 +411,26 @@ fn broken(name: &str, cause: impl Into<Cause>) -> Failure {
 
 fn out_of_time(name: &str) -> Failure {
     Failure::new(ErrorReason::DeadlineExceeded, format!("{name} did not answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_tell_failures_apart() {
+        let outcome = |reason| {
+            let failed = Err(Failure::new(reason, "as the test wants"));
+            OUTCOMES.names[outcome_of(&failed) as usize]
+        };
+        assert_eq!(outcome(ErrorReason::DeadlineExceeded), "deadline_exceeded");
+        assert_eq!(outcome(ErrorReason::TransportBreakerOpen), "refused");
+        assert_eq!(outcome(ErrorReason::TransportBusy), "busy");
+        assert_eq!(outcome(ErrorReason::TransportConnectFailed), "not_sent");
+        assert_eq!(outcome(ErrorReason::TransportBroken), "broken");
+        assert_eq!(outcome(ErrorReason::Internal), "faulty");
+        assert_eq!(OUTCOMES.names[Outcome::Abandoned as usize], "abandoned");
+        let answered = Ok(Status::not_found("nothing").into_http());
+        assert_eq!(OUTCOMES.names[outcome_of(&answered) as usize], "answered");
+    }
 }

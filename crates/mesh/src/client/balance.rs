@@ -108,13 +108,13 @@ impl Balance {
         Self { endpoints, found }
     }
 
-    /// An endpoint for a call, another one than `avoided` if there is one. None: no endpoint is known.
-    pub(super) async fn choose(&self, avoided: Option<&Lease>) -> Option<Lease> {
+    /// An endpoint for a call; none that was `tried` before, if there is another. None: no endpoint is known.
+    pub(super) async fn choose(&self, tried: &[SocketAddr]) -> Option<Lease> {
         if !*self.found.borrow() {
             // The first look at the names is under way; the caller's deadline bounds the wait.
             self.found.clone().wait_for(|has_found| *has_found).await.ok()?;
         }
-        self.endpoints.choose(avoided.map(|lease| lease.peer().address))
+        self.endpoints.choose(tried)
     }
 }
 
@@ -172,30 +172,29 @@ impl Endpoints {
         self.has_found.send_replace(true);
     }
 
-    fn choose(&self, avoided: Option<SocketAddr>) -> Option<Lease> {
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Lease> {
         let peers = self.current.load();
         let peer = match peers.as_slice() {
             [] => return None,
             [peer] => peer,
             peers => {
-                let one = &peers[draw(peers, avoided)];
-                let other = &peers[draw(peers, Some(one.address))];
-                let is_less = other.load() < one.load() && avoided != Some(other.address);
-                // The second draw had to leave the first out, and may have found only ejected ones.
-                if is_less && !other.is_ejected() { other } else { one }
+                let one = draw(peers, |peer| !tried.contains(&peer.address));
+                let other = draw(peers, |peer| peer.address != one.address && !tried.contains(&peer.address));
+                // The second draw had to leave the first out, and may have found none but the ejected and tried.
+                let is_fine = !other.is_ejected() && !tried.contains(&other.address);
+                if is_fine && other.load() < one.load() { other } else { one }
             }
         };
         Some(Lease::new(Arc::clone(peer)))
     }
 }
 
-/// Draws one of several endpoints: any that is neither ejected nor avoided, or else any that is not avoided.
-fn draw(peers: &[Arc<Peer>], avoided: Option<SocketAddr>) -> usize {
+/// Draws one of several endpoints: any that is wanted and not ejected, or else any that is wanted, or else any.
+fn draw(peers: &[Arc<Peer>], is_wanted: impl Fn(&Peer) -> bool) -> &Arc<Peer> {
     let start = rand::random_range(0..peers.len());
-    let from_start = (start..peers.len()).chain(0..start);
-    let mut others = from_start.filter(|index| avoided != Some(peers[*index].address));
-    let first = others.next().unwrap_or(start);
-    std::iter::once(first).chain(others).find(|index| !peers[*index].is_ejected()).unwrap_or(first)
+    let mut wanted = peers[start..].iter().chain(&peers[..start]).filter(|peer| is_wanted(peer));
+    let first = wanted.next().unwrap_or(&peers[start]);
+    std::iter::once(first).chain(wanted).find(|peer| !peer.is_ejected()).unwrap_or(first)
 }
 
 impl Peer {
@@ -250,6 +249,11 @@ impl Lease {
 
     fn peer(&self) -> &Peer {
         &self.in_flight.0
+    }
+
+    /// Where it goes.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.peer().address
     }
 
     /// For a stream that has begun, and outlives the call.
@@ -330,7 +334,7 @@ mod tests {
     async fn chosen(balance: &Balance) -> HashSet<u16> {
         let mut ports = HashSet::new();
         for _ in 0..200 {
-            ports.extend(balance.choose(None).await.map(|lease| lease.peer().address.port()));
+            ports.extend(balance.choose(&[]).await.map(|lease| lease.address().port()));
         }
         ports
     }
@@ -340,7 +344,7 @@ mod tests {
         let names = names(&[1]);
         let balance = balance(&names);
         assert_eq!(chosen(&balance).await, [1].into());
-        let first = Arc::clone(&balance.choose(None).await.unwrap().in_flight.0);
+        let first = Arc::clone(&balance.choose(&[]).await.unwrap().in_flight.0);
         *names.lock().unwrap() = Ok(vec![2, 1]);
         pass_a_period().await;
         assert_eq!(chosen(&balance).await, [1, 2].into());
@@ -367,7 +371,7 @@ mod tests {
     async fn a_name_that_was_never_found_is_no_endpoint_until_it_is() {
         let names: Names = Arc::new(Mutex::new(Err(io::ErrorKind::NotFound.into())));
         let balance = balance(&names);
-        assert!(balance.choose(None).await.is_none());
+        assert!(balance.choose(&[]).await.is_none());
         *names.lock().unwrap() = Ok(vec![1]);
         pass_a_period().await;
         assert_eq!(chosen(&balance).await, [1].into());
@@ -379,8 +383,8 @@ mod tests {
         let fail = async |times: u32| {
             let failures = Cell::new(0);
             while failures.get() < times {
-                let mut lease = balance.choose(None).await.unwrap();
-                if lease.peer().address.port() == 1 {
+                let mut lease = balance.choose(&[]).await.unwrap();
+                if lease.address().port() == 1 {
                     lease.failed();
                     failures.set(failures.get() + 1);
                 }
@@ -397,10 +401,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_was_tried_is_left_out_while_there_are_others() {
+        let balance =
+            Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3".parse().unwrap());
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        for _ in 0..200 {
+            let lease = balance.choose(&[address(1), address(3)]).await.unwrap();
+            assert_eq!(lease.address(), address(2));
+        }
+        assert!(balance.choose(&[1, 2, 3].map(address)).await.is_some(), "better again than not at all");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn when_all_are_ejected_all_are_tried() {
         let balance = Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2".parse().unwrap());
         for _ in 0..100 {
-            balance.choose(None).await.unwrap().failed();
+            balance.choose(&[]).await.unwrap().failed();
         }
         assert_eq!(chosen(&balance).await, [1, 2].into());
     }
@@ -410,16 +426,16 @@ mod tests {
         let balance = Balance::new(&"http://127.0.0.1:1".parse().unwrap());
         let is_ejected = || balance.endpoints.current.load()[0].is_ejected();
         for _ in 0..FAILURES {
-            drop(balance.choose(None).await);
+            drop(balance.choose(&[]).await);
         }
         assert!(!is_ejected(), "callers that leave at once say nothing");
         for _ in 0..FAILURES {
-            let lease = balance.choose(None).await;
+            let lease = balance.choose(&[]).await;
             tokio::time::advance(SILENCE).await;
             drop(lease);
         }
         assert!(is_ejected());
-        balance.choose(None).await.unwrap().answered();
+        balance.choose(&[]).await.unwrap().answered();
         assert!(!is_ejected());
     }
 
@@ -429,7 +445,7 @@ mod tests {
             Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3".parse().unwrap());
         let mut kept = Vec::new();
         for _ in 0..300 {
-            kept.push(balance.choose(None).await.unwrap());
+            kept.push(balance.choose(&[]).await.unwrap());
         }
         for peer in balance.endpoints.current.load().iter() {
             assert!((95..=105).contains(&peer.load()), "{}: {}", peer.address, peer.load());

@@ -270,7 +270,7 @@ impl Neighbour {
         self.retry_budget.deposit();
         let mut tries = 0;
         let mut may_have_been_sent = false;
-        let mut before: Option<Lease> = None;
+        let mut tried = Vec::new();
         loop {
             let mut request = Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
             let timeout = if method.streams {
@@ -280,7 +280,7 @@ impl Neighbour {
             };
             request.headers_mut().insert(deadline::HEADER, deadline::format(timeout));
             // Whoever failed a moment ago is not asked again while there are others.
-            let Some(mut lease) = self.balance.choose(before.as_ref()).await else {
+            let Some(mut lease) = self.balance.choose(&tried).await else {
                 return Attempt::NotSent(format!("no endpoint of {} is known", self.name).into());
             };
             let attempt = self.attempt(method, request, &lease).await;
@@ -303,7 +303,8 @@ impl Neighbour {
             if !may_repeat || tries == retry::TRIES || !self.retry_budget.withdraw() {
                 return attempt;
             }
-            before = Some(lease);
+            tried.push(lease.address());
+            drop(lease);
             self.retries.add(1);
             tokio::time::sleep(retry::pause(tries)).await;
         }

@@ -38,6 +38,10 @@ use self::{
     router::Channels,
 };
 
+/// Calls that may wait for one service beside those of any client. A sale begins with a step: who comes first is for the
+/// service to say, and a call that waits costs a few kilobytes.
+const ROOM: usize = 8192;
+
 /// Serves REST until shutdown, then drains: `/readyz` says no, nothing new is accepted, event streams end, calls in
 /// flight finish.
 ///
@@ -50,7 +54,8 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let tokens = ServiceTokens::new("gateway", &config.service_token_key, None);
-    let channel = |name, uri| Channel::new(name, uri, Some(tokens.clone()), clock.clone());
+    let channel =
+        |name, address| Channel::new(name, address, Some(tokens.clone()), clock.clone()).widened_by(ROOM);
     let user = channel("user", config.user_url);
     let keys = Keys::new();
     keys.follow(user.clone(), shutdown.clone());

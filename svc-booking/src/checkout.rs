@@ -1,9 +1,16 @@
 //! The saga of a booking: claim → pay → confirm, three commits. Its state is columns of the booking's row, so whoever
 //! finds the row can go on with it; every write carries the lease's epoch, so whoever lost the lease writes nothing.
 //!
-//! No lock or transaction is held across a call. Seats in `holds` are settled after the database.
+//! No lock or transaction is held across a call. In `holds`, the seats of a booking count as sold just before it is
+//! confirmed (docs/decisions/0010).
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::TimeDelta;
 use mesh::{
@@ -23,7 +30,7 @@ use crate::{
         sale::Sale,
     },
     error::Error,
-    store::{Cancelled, Conflict, LEASE, NewBooking},
+    store::{Cancelled, Conflict, LEASE, NewBooking, REFUND_ALARM},
 };
 
 /// What a booking that can't be paid right now adds to its hold.
@@ -34,8 +41,6 @@ const KEPT_WHILE_BOOKING: TimeDelta = TimeDelta::seconds(15);
 const PATIENCE: Duration = Duration::from_secs(8);
 /// What is kept of the time that was given, to answer in.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
-/// Tries after which a refund that is still not made is an operator's affair.
-const REFUND_ALARM: i32 = 6;
 /// How long a refund is waited for.
 const REFUND_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -102,30 +107,47 @@ impl Shared {
             fingerprint: order.fingerprint,
             seat_limit: sale.max_seats_per_fan,
         };
-        crash::point("booking.claim.before");
-        if let Err(conflict) = self.store.claim(new).await? {
-            return self.explain_conflict(conflict, &hold, &sale, &order).await;
-        }
-        crash::point("booking.claim.after");
-
-        // The work goes on when the caller stops waiting: the row is there now.
+        // The work goes on when the caller stops waiting: once the row is there, it is finished.
+        let is_claimed = Arc::new(AtomicBool::new(false));
         let work = {
-            let (shared, booking) = (self.clone(), booking.clone());
+            let (shared, booking, is_claimed) = (self.clone(), booking.clone(), Arc::clone(&is_claimed));
             let context = Context::current().without_deadline();
-            tokio::spawn(context.scope(async move { shared.run(booking, Attempt::First).await }))
+            tokio::spawn(context.scope(async move {
+                crash::point("booking.claim.before");
+                if let Err(conflict) = shared.store.claim(new).await? {
+                    return Ok(Err(conflict));
+                }
+                is_claimed.store(true, Ordering::Release);
+                crash::point("booking.claim.after");
+                shared.run(booking, Attempt::First).await.map(Ok)
+            }))
         };
-        // Too slow, or the database went away: the row says PAYING, and a worker goes on.
-        let booking = match tokio::time::timeout_at(patience(PATIENCE), work).await {
-            Ok(Ok(Ok(settled))) => settled,
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(booking.id = %booking.id, %error, "a booking is left to the worker");
+        let outcome = tokio::time::timeout_at(patience(PATIENCE), work).await;
+        let is_claimed = is_claimed.load(Ordering::Acquire);
+        let booking = match outcome {
+            Ok(Ok(Ok(Ok(settled)))) => settled,
+            Ok(Ok(Ok(Err(conflict)))) => {
+                return self.explain_conflict(conflict, &hold, &sale, &order).await;
+            }
+            Ok(Ok(Err(error))) if !is_claimed => return Err(error),
+            // Too slow, or the database went away: the row says PAYING, and a worker goes on.
+            unfinished => {
+                match unfinished {
+                    Ok(Ok(outcome)) => {
+                        let error = outcome.err();
+                        tracing::warn!(booking.id = %booking.id, ?error, "a booking is left to the worker");
+                    }
+                    Ok(Err(panic)) => {
+                        tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
+                    }
+                    Err(_) => {}
+                }
+                // Whether there is a row is not known yet: the same key will tell.
+                if !is_claimed {
+                    return Err(Error::InProgress);
+                }
                 booking
             }
-            Ok(Err(panic)) => {
-                tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
-                booking
-            }
-            Err(_) => booking,
         };
         match booking.failure {
             Some(failure) => Err(Error::PaymentFailed { failure, booking: Some(booking.id) }),
@@ -180,10 +202,8 @@ impl Shared {
                         return self.store.find_own(booking.fan, booking.id).await;
                     }
                     crash::point("booking.fail.after");
-                    // In a first attempt the seats are still kept by the hold, and stay so.
-                    if attempt == Attempt::Again {
-                        self.give_back(&booking).await;
-                    }
+                    // Only what was shown as sold: in a first attempt the hold keeps the seats, if it still is there.
+                    self.give_back(&booking).await;
                     booking.state = State::Failed;
                     booking.hold = None;
                     booking.failure = Some(failure);
@@ -285,7 +305,7 @@ impl Shared {
             Conflict::SeatTaken(seats) => {
                 // The hold promised seats that are sold, as holds were lost meanwhile: it is worth nothing.
                 self.holds.release(hold.id, self.clock.now()).await;
-                self.forget_stale_seats(hold.concert, &seats).await;
+                self.forget_stale_seats(hold.concert, &seats).await?;
                 Err(Error::SeatTaken(seats.iter().map(|seat| sale.layout.seat_id(*seat)).collect()))
             }
         }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use mesh::id::{ConcertId, UserId};
-use tokio::time::Instant;
+use moka::future::Cache;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use crate::{
     Shared,
@@ -18,6 +19,8 @@ use crate::{
 
 /// How old a view of the seats may be: it is made at most five times a second.
 const VIEW_AGE: Duration = Duration::from_millis(200);
+/// How long the lock of a concert is kept that nobody takes: longer than anybody holds it.
+const LOCK_AGE: Duration = Duration::from_secs(600);
 /// Views kept; when there are more, it starts anew.
 const VIEWS: usize = 1024;
 
@@ -34,9 +37,25 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 pub(crate) struct Views {
     made: Mutex<HashMap<ConcertId, (Instant, Arc<View>)>>,
-    making: tokio::sync::Mutex<()>,
-    /// One concert is loaded at a time: many who ask at once are one load.
-    loading: tokio::sync::Mutex<()>,
+    making: Locks,
+    /// Many who ask for a concert's seats at once are one load.
+    loading: Locks,
+}
+
+/// A lock for each concert.
+#[derive(Debug)]
+struct Locks(Cache<ConcertId, Arc<tokio::sync::Mutex<()>>>);
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self(Cache::builder().time_to_idle(LOCK_AGE).build())
+    }
+}
+
+impl Locks {
+    async fn lock(&self, concert: ConcertId) -> OwnedMutexGuard<()> {
+        self.0.get_with(concert, async { Arc::default() }).await.lock_owned().await
+    }
 }
 
 impl Shared {
@@ -62,7 +81,7 @@ impl Shared {
 
     /// Makes a concert's sold seats known to `holds`.
     pub(crate) async fn load(&self, sale: &Sale) -> Result<(), Error> {
-        let _one_at_a_time = self.views.loading.lock().await;
+        let _one_at_a_time = self.views.loading.lock(sale.concert).await;
         if self.holds.watch(sale.concert).await.is_some() {
             return Ok(());
         }
@@ -81,7 +100,7 @@ impl Shared {
             tracing::warn!(concert.id = %booking.concert, %error, "seats can't be loaded");
         }
         // A load that is under way may have read them as sold before they were given back: let it come first.
-        let _no_load = self.views.loading.lock().await;
+        let _no_load = self.views.loading.lock(booking.concert).await;
         let mut free = booking.ordinals();
         // Whoever is late with this may find them sold again.
         match self.store.find_sold_of(booking.concert, &free).await {
@@ -94,8 +113,16 @@ impl Shared {
     }
 
     /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.
-    pub(crate) async fn forget_stale_seats(&self, concert: ConcertId, seats: &[Ordinal]) {
-        self.holds.settle(concert, UserId::new(), seats, None).await;
+    pub(crate) async fn forget_stale_seats(
+        &self,
+        concert: ConcertId,
+        seats: &[Ordinal],
+    ) -> Result<(), Error> {
+        let _no_load = self.views.loading.lock(concert).await;
+        // Whoever had them may have given them back meanwhile.
+        let sold = self.store.find_sold_of(concert, seats).await?;
+        self.holds.settle(concert, UserId::new(), &sold, None).await;
+        Ok(())
     }
 
     /// A concert's seats as of a moment ago.
@@ -106,7 +133,7 @@ impl Shared {
             return Ok(Arc::clone(view));
         }
         // Many who find it too old at once make one new view.
-        let _one_at_a_time = self.views.making.lock().await;
+        let _one_at_a_time = self.views.making.lock(sale.concert).await;
         if let Some((made, view)) = self.views.lock().get(&sale.concert)
             && made.elapsed() < VIEW_AGE
         {

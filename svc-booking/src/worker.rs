@@ -31,6 +31,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often concerts that nobody asks for are forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(600);
+/// Concerts that are told of in a round because it is not known what was told of them.
+const CHECKED_AT_ONCE: usize = 32;
 /// Abandoned bookings that are gone on with at once: one that payment is slow about must not hold up the others.
 const RESUMED_AT_ONCE: usize = 16;
 /// Bookings younger than this are looked at every second: a lease runs out after five.
@@ -110,6 +112,8 @@ async fn make_refunds(shared: Shared) -> Result<(), Error> {
 async fn recover(shared: Shared, shutdown: Shutdown) {
     let description = "Age of the oldest booking that is neither paid nor failed; 0: there is none";
     let age = Level::new("booking.unsettled.age", "s", description, "booking");
+    let description = "Bookings and refunds that an operator must look at, counted every 30 s";
+    let attention = Level::new("booking.attention", "", description, "booking");
     let mut recovery = Recovery::default();
     while !shutdown.has_begun() {
         if let Err(error) = within_patience(Context::root().scope(recovery.sweep(&shared))).await {
@@ -117,6 +121,7 @@ async fn recover(shared: Shared, shutdown: Shutdown) {
         }
         let oldest = recovery.oldest_unsettled.map(|since| shared.clock.now() - since);
         age.set(oldest.map_or(0.0, TimeDelta::as_seconds_f64));
+        attention.set(recovery.attention as f64);
         pause(&shutdown, PERIOD).await;
     }
 }
@@ -129,6 +134,8 @@ pub(crate) struct Recovery {
     all_settled_before: Uuid,
     /// When the oldest booking was made that the last sweep saw PAYING.
     oldest_unsettled: Option<DateTime<Utc>>,
+    /// Bookings and refunds that an operator must look at.
+    attention: i64,
     /// Bookings that were left to wait.
     waiting: BTreeMap<BookingId, Booking>,
 }
@@ -154,12 +161,17 @@ impl Recovery {
         let mut abandoned = std::mem::take(&mut self.waiting);
         let lost = paying.into_iter().filter(|booking| booking.lease.until < now);
         abandoned.extend(lost.map(|booking| (booking.id, booking)));
+        // Its breaker lets no call through: every try would only raise epochs.
+        if shared.neighbours.is_payment_refusing() {
+            self.waiting.append(&mut abandoned);
+        }
         let resumed = stream::iter(abandoned.into_values()).map(|booking| resume(shared, booking));
         let mut resumed = resumed.buffer_unordered(RESUMED_AT_ONCE);
         while let Some(left) = resumed.next().await {
             self.waiting.extend(left.map(|booking| (booking.id, booking)));
         }
         if is_full {
+            self.attention = shared.store.count_attention(from).await?;
             self.all_settled_before = first_id_at(now - CLOCK_SKEW).min(oldest_paying);
         }
         self.sweeps += 1;
@@ -169,25 +181,25 @@ impl Recovery {
 
 /// Goes on with a booking. If it has to wait: the booking as it is then.
 async fn resume(shared: &Shared, booking: Booking) -> Option<Booking> {
-    let outcome = async {
-        // One that waited here may have been settled by its own task or another replica: then there is no lease to take.
-        let Some(booking) = shared.store.take_over(booking.clone(), shared.clock.now()).await? else {
-            return Ok(None);
-        };
-        tracing::info!(booking.id = %booking.id, lease.epoch = booking.lease.epoch, "going on with a booking");
-        shared.run(booking, Attempt::Again).await.map(Some)
+    let id = booking.id;
+    // One that waited here may have been settled by its own task or another replica: then there is no lease to take.
+    let booking = match shared.store.take_over(booking.clone(), shared.clock.now()).await {
+        Ok(taken_over) => taken_over?,
+        Err(error) => {
+            tracing::warn!(booking.id = %id, %error, "a booking has to wait");
+            return Some(booking);
+        }
     };
-    match outcome.await {
-        Ok(Some(booking)) if booking.state == State::Paying => Some(booking),
-        Ok(Some(booking)) => {
-            tracing::info!(booking.id = %booking.id, booking.state = ?booking.state, "a booking was settled");
+    tracing::info!(booking.id = %id, lease.epoch = booking.lease.epoch, "going on with a booking");
+    match shared.run(booking.clone(), Attempt::Again).await {
+        Ok(booking) if booking.state == State::Paying => Some(booking),
+        Ok(booking) => {
+            tracing::info!(booking.id = %id, booking.state = ?booking.state, "a booking was settled");
             None
         }
-        Ok(None) => None,
         Err(error) => {
             // It must not keep the others from being gone on with.
-            let error: Error = error;
-            tracing::warn!(booking.id = %booking.id, %error, "a booking has to wait");
+            tracing::warn!(booking.id = %id, %error, "a booking has to wait");
             Some(booking)
         }
     }
@@ -218,44 +230,51 @@ pub(crate) struct Reports {
     told: HashMap<ConcertId, bool>,
     /// Places sold of concerts that are to be told of once: what a process before this one told last may be wrong, and
     /// nobody may ask for their seats for long. None: not counted yet.
-    unchecked: Option<HashMap<ConcertId, (u32, DateTime<Utc>)>>,
+    unchecked: Option<BTreeMap<ConcertId, u32>>,
+    /// When those were counted.
+    count_time: DateTime<Utc>,
 }
 
 impl Reports {
     /// Tells what has changed since it was told last.
     pub(crate) async fn sweep(&mut self, shared: &Shared) -> Result<(), Error> {
-        let unchecked = match &mut self.unchecked {
-            Some(unchecked) => unchecked,
-            none => {
-                let count_time = shared.clock.now();
-                let sold = shared.store.count_sold().await?;
-                none.insert(sold.into_iter().map(|(concert, sold)| (concert, (sold, count_time))).collect())
-            }
-        };
         let loaded = shared.holds.unsold().await;
         self.told.retain(|concert, _| loaded.iter().any(|(known, _)| known == concert));
-        for (concert, unsold) in loaded {
-            unchecked.remove(&concert);
-            let is_sold_out = unsold == 0;
-            if self.told.get(&concert) == Some(&is_sold_out) {
+        for (concert, unsold) in &loaded {
+            let is_sold_out = *unsold == 0;
+            if self.told.get(concert) == Some(&is_sold_out) {
                 continue;
             }
-            if tell(shared, concert, unsold, shared.clock.now()).await {
-                self.told.insert(concert, is_sold_out);
+            if tell(shared, *concert, *unsold, shared.clock.now()).await {
+                self.told.insert(*concert, is_sold_out);
             }
         }
-        for (concert, (sold, count_time)) in std::mem::take(unchecked) {
-            let is_told = match shared.catalog.find(concert).await {
-                Ok(sale) => {
-                    tell(shared, concert, sale.layout.places().saturating_sub(sold), count_time).await
-                }
-                Err(error) => !matches!(error, Error::ConcertUnavailable(_)),
-            };
-            if !is_told {
-                unchecked.insert(concert, (sold, count_time));
+        if self.unchecked.is_none() {
+            self.count_time = shared.clock.now();
+            self.unchecked = Some(shared.store.count_sold().await?.into_iter().collect());
+        }
+        // The newest first: of the others most are over. Few at a time: those that are loaded come first.
+        let unchecked = self.unchecked.iter().flatten().rev().map(|(concert, sold)| (*concert, *sold));
+        for (concert, sold) in unchecked.take(CHECKED_AT_ONCE).collect::<Vec<_>>() {
+            let is_loaded = loaded.iter().any(|(known, _)| *known == concert);
+            if (is_loaded || self.check(shared, concert, sold).await)
+                && let Some(unchecked) = &mut self.unchecked
+            {
+                unchecked.remove(&concert);
             }
         }
         Ok(())
+    }
+
+    /// Tells what is left of a concert that nobody has asked for. Whether nothing is left to tell.
+    async fn check(&self, shared: &Shared, concert: ConcertId, sold: u32) -> bool {
+        match shared.catalog.find(concert).await {
+            Ok(sale) if sale.close_time <= self.count_time => true,
+            Ok(sale) => {
+                tell(shared, concert, sale.layout.places().saturating_sub(sold), self.count_time).await
+            }
+            Err(error) => !matches!(error, Error::ConcertUnavailable(_)),
+        }
     }
 }
 

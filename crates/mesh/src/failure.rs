@@ -329,6 +329,7 @@ mod tests {
         let refusal = |reason: ErrorReason| Refusal::of(&Failure::new(reason, "").into());
         assert!(matches!(refusal(ErrorReason::TransportConnectFailed), Refusal::NotSent));
         assert!(matches!(refusal(ErrorReason::TransportBreakerOpen), Refusal::NotSent));
+        assert!(matches!(refusal(ErrorReason::TransportBusy), Refusal::NotSent));
         assert!(matches!(refusal(ErrorReason::TransportBroken), Refusal::Unknown));
         assert!(matches!(refusal(ErrorReason::DeadlineExceeded), Refusal::Unknown));
         assert!(matches!(Refusal::of(&Status::unknown("h2 protocol error")), Refusal::Unknown));

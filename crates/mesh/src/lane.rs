@@ -26,9 +26,9 @@ pub const BATCH_LIMIT: usize = 64;
 /// The most jobs that wait; more are refused.
 const QUEUE_LIMIT: usize = 4096;
 
-/// How long a batch may take: longer than a statement may run and a connection be waited for. Only a connection that
-/// went silent takes so long.
-const BATCH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a batch may take: far longer than one does, even redone job by job. A connection that went silent would take
+/// as long as TCP does, a quarter of an hour.
+const BATCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a lane does with a batch.
 pub trait Work: Send + 'static {

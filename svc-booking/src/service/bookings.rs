@@ -78,7 +78,7 @@ impl BookingService for Shared {
             text => Some(field::id("concert_id", text)?),
         };
         let mut found = self.store.list_own(fan, concert, &page).await?;
-        let next_page_token = page.next_token(&mut found, |booking| booking.id.to_string());
+        let next_page_token = page.next_token(&mut found, |booking| booking.id);
         let bookings = found.iter().map(|booking| self.write_booking(booking)).collect();
         Ok(Response::new(ListBookingsResponse { bookings, next_page_token }))
     }

@@ -29,6 +29,9 @@ use crate::{
 /// How long whoever works on a booking has it for itself.
 pub(crate) const LEASE: TimeDelta = TimeDelta::seconds(5);
 
+/// Tries after which a refund that is still not made is an operator's affair.
+pub(crate) const REFUND_ALARM: i32 = 6;
+
 const COLUMNS: &str =
     "id, fan, concert, hold, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
 
@@ -121,11 +124,10 @@ impl Store {
         &self,
         fan: UserId,
         concert: Option<ConcertId>,
-        page: &Page,
+        page: &Page<BookingId>,
     ) -> Result<Vec<Booking>, Error> {
         let reader = self.database.reader();
-        let after = page.after.as_deref().and_then(|text| text.parse::<BookingId>().ok());
-        let mut values: Vec<Value> = vec![fan.uuid().into(), after.map_or(Uuid::max(), Id::uuid).into()];
+        let mut values: Vec<Value> = vec![fan.uuid().into(), page.after.map_or(Uuid::max(), Id::uuid).into()];
         let mut text = format!("SELECT {COLUMNS} FROM booking WHERE fan = $1 AND id < $2");
         if let Some(concert) = concert {
             values.push(concert.uuid().into());
@@ -316,11 +318,24 @@ impl Store {
     /// Notes why an operator must look at a booking, if the lease is still ours.
     pub(crate) async fn flag(&self, booking: &Booking, why: &str) -> Result<(), Error> {
         let writer = self.database.writer();
-        let text = "UPDATE booking SET attention = $1 WHERE id = $2 AND lease_epoch = $3 AND state = $4";
+        let text = "UPDATE booking SET attention = $1 WHERE id = $2 AND lease_epoch = $3 AND state = $4
+             AND attention IS NULL";
         let values =
             [why.into(), booking.id.uuid().into(), booking.lease.epoch.into(), State::Paying.number().into()];
         writer.execute_raw(sql(writer, text, values)).await?;
         Ok(())
+    }
+
+    /// How many bookings and refunds an operator must look at. `from` is where to begin with bookings.
+    pub(crate) async fn count_attention(&self, from: Uuid) -> Result<i64, Error> {
+        let reader = self.database.reader();
+        let text = format!(
+            "SELECT (SELECT COUNT(*) FROM booking WHERE id >= $1 AND state = {} AND attention IS NOT NULL)
+                  + (SELECT COUNT(*) FROM refund WHERE NOT is_done AND tries >= {REFUND_ALARM}) AS count",
+            State::Paying.number(),
+        );
+        let row = reader.query_one_raw(sql(reader, text, [from.into()])).await?;
+        Ok(row.map(|row| row.try_get("", "count")).transpose()?.unwrap_or_default())
     }
 
     /// Notes that a refund was made.

@@ -121,7 +121,7 @@ impl ConcertService for Shared {
         };
         let genre = Some(message.genre.as_str()).filter(|genre| !genre.is_empty());
         let mut found = store::list_concerts(self.database.reader(), listing, genre, &page).await?;
-        let next_page_token = page.next_token(&mut found, store::position);
+        let next_page_token = page.next_token(&mut found, store::Position::after);
         let mut concerts = Vec::with_capacity(found.len());
         for concert in &found {
             concerts.push(self.describe(concert).await?);

@@ -4,6 +4,8 @@ mod entity;
 #[cfg(test)]
 mod tests;
 
+use std::{fmt, str::FromStr};
+
 use chrono::{DateTime, Utc};
 use mesh::{
     id::{ConcertId, Id, OrganizerId, VenueId},
@@ -143,7 +145,7 @@ pub(crate) async fn list_concerts(
     connection: &impl ConnectionTrait,
     listing: Listing,
     genre: Option<&str>,
-    page: &Page,
+    page: &Page<Position>,
 ) -> Result<Vec<Concert>, Error> {
     use concert::Column;
 
@@ -151,41 +153,62 @@ pub(crate) async fn list_concerts(
     if let Some(genre) = genre {
         query = query.filter(Column::Genre.eq(genre));
     }
-    let after = page.after.as_deref().and_then(parse_position);
-    query =
-        match listing {
-            Listing::Upcoming { now } => {
-                let query = query
-                    .filter(Column::State.eq(stage_number(Stage::Published)))
-                    .filter(Column::EndTime.gt(now))
-                    .order_by_asc(Column::StartTime)
-                    .order_by_asc(Column::Id);
-                match after {
-                    Some((start, id)) => query.filter(Condition::any().add(Column::StartTime.gt(start)).add(
-                        Condition::all().add(Column::StartTime.eq(start)).add(Column::Id.gt(id.uuid())),
-                    )),
-                    None => query,
-                }
+    let after = page.after;
+    query = match listing {
+        Listing::Upcoming { now } => {
+            let query = query
+                .filter(Column::State.eq(stage_number(Stage::Published)))
+                .filter(Column::EndTime.gt(now))
+                .order_by_asc(Column::StartTime)
+                .order_by_asc(Column::Id);
+            match after {
+                Some(Position { start, id }) => query.filter(
+                    Condition::any()
+                        .add(Column::StartTime.gt(start))
+                        .add(Condition::all().add(Column::StartTime.eq(start)).add(Column::Id.gt(id.uuid()))),
+                ),
+                None => query,
             }
-            Listing::Of(organizer) => {
-                let query = query.filter(Column::Organizer.eq(organizer.uuid())).order_by_desc(Column::Id);
-                match after {
-                    Some((_, id)) => query.filter(Column::Id.lt(id.uuid())),
-                    None => query,
-                }
+        }
+        Listing::Of(organizer) => {
+            let query = query.filter(Column::Organizer.eq(organizer.uuid())).order_by_desc(Column::Id);
+            match after {
+                Some(Position { id, .. }) => query.filter(Column::Id.lt(id.uuid())),
+                None => query,
             }
-        };
+        }
+    };
     query.all(connection).await?.into_iter().map(concert_from).collect()
 }
 
-/// Where a list goes on after this concert.
-pub(crate) fn position(concert: &Concert) -> String {
-    format!("{} {}", concert.start_time.timestamp_micros(), concert.id)
+/// Where a list goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    start: DateTime<Utc>,
+    id: ConcertId,
 }
 
-fn parse_position(text: &str) -> Option<(DateTime<Utc>, ConcertId)> {
-    let (micros, id) = text.split_once(' ')?;
-    Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, id.parse().ok()?))
+impl Position {
+    /// After this concert.
+    pub(crate) fn after(concert: &Concert) -> Self {
+        Self { start: concert.start_time, id: concert.id }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.start.timestamp_micros(), self.id)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (micros, id) = text.split_once(' ').ok_or(())?;
+        let start = micros.parse().ok().and_then(DateTime::from_timestamp_micros).ok_or(())?;
+        Ok(Self { start, id: id.parse().map_err(|_| ())? })
+    }
 }
 
 /// Writes a change of a concert's stage, if nobody changed the concert since it was read. Cancelling one that was booked

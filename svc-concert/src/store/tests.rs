@@ -130,7 +130,7 @@ impl Office {
     async fn list(&self, listing: Listing, size: i32, token: &str) -> (Vec<String>, String) {
         let page = Page::read(Some(size), token, &[]).unwrap();
         let mut found = list_concerts(self.database.reader(), listing, None, &page).await.unwrap();
-        let token = page.next_token(&mut found, position);
+        let token = page.next_token(&mut found, Position::after);
         (found.into_iter().map(|concert| concert.title).collect(), token)
     }
 
@@ -325,7 +325,7 @@ async fn concerts_that_start_at_once_are_listed_one_after_the_other(office: Offi
         let page = Page::read(Some(2), &token, &[]).unwrap();
         let upcoming = Listing::Upcoming { now: office.now };
         let mut found = list_concerts(office.database.reader(), upcoming, None, &page).await.unwrap();
-        token = page.next_token(&mut found, position);
+        token = page.next_token(&mut found, Position::after);
         listed.extend(found.into_iter().map(|concert| concert.id));
         if token.is_empty() {
             break;

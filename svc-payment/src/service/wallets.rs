@@ -1,18 +1,14 @@
 //! Fans' wallets.
 
-use boxoffice_proto::{
-    common::v1::ErrorReason,
-    payment::v1::{
-        CreateTopUpRequest, CreateTopUpResponse, GetWalletRequest, GetWalletResponse,
-        ListWalletEntriesRequest, ListWalletEntriesResponse, PaymentProvider, TopUp as ProtoTopUp,
-        TopUpState, Wallet, WalletEntry as ProtoWalletEntry, WalletEntryKind,
-        wallet_service_server::WalletService,
-    },
+use boxoffice_proto::payment::v1::{
+    CreateTopUpRequest, CreateTopUpResponse, GetWalletRequest, GetWalletResponse, ListWalletEntriesRequest,
+    ListWalletEntriesResponse, PaymentProvider, TopUp as ProtoTopUp, TopUpState, Wallet,
+    WalletEntry as ProtoWalletEntry, WalletEntryKind, wallet_service_server::WalletService,
 };
 use mesh::{
     Failure, auth,
     field::{Fields, money, timestamp},
-    id::{EntryId, TopUpId},
+    id::TopUpId,
     idempotency::{self, Once, RequestKey},
     page::Page,
 };
@@ -48,9 +44,8 @@ impl WalletService for Shared {
         let user = auth::user(&request)?;
         let message = request.into_inner();
         let page = Page::read(message.page_size, &message.page_token, &[&user.id.to_string()])?;
-        let before = position(&page)?;
-        let mut entries = store::list_wallet_entries(self.database.reader(), user.id, before, &page).await?;
-        let next_page_token = page.next_token(&mut entries, |entry| entry.id.to_string());
+        let mut entries = store::list_wallet_entries(self.database.reader(), user.id, &page).await?;
+        let next_page_token = page.next_token(&mut entries, |entry| entry.id);
         let entries = entries.iter().map(|entry| self.write_entry(entry)).collect();
         Ok(Response::new(ListWalletEntriesResponse { entries, next_page_token }))
     }
@@ -114,13 +109,6 @@ impl Shared {
 }
 
 /// The last entry of the page before.
-fn position(page: &Page) -> Result<Option<EntryId>, Failure> {
-    let Some(after) = &page.after else { return Ok(None) };
-    after.parse().map(Some).map_err(|_| {
-        Failure::field(ErrorReason::PageTokenInvalid, "page_token", "is not one that this list gave out")
-    })
-}
-
 fn write_kind(movement: Movement) -> WalletEntryKind {
     match movement {
         Movement::TopUp => WalletEntryKind::TopUp,

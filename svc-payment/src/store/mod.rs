@@ -56,14 +56,12 @@ pub(crate) async fn wallet_balance(connection: &impl ConnectionTrait, fan: UserI
 }
 
 /// A page of what moved a fan's wallet, the newest first, and one row more if there is one.
-/// `before` is the last entry of the page before.
 pub(crate) async fn list_wallet_entries(
     connection: &impl ConnectionTrait,
     fan: UserId,
-    before: Option<EntryId>,
-    page: &Page,
+    page: &Page<EntryId>,
 ) -> Result<Vec<WalletEntry>, Error> {
-    let before = before.map_or(Uuid::max(), EntryId::uuid);
+    let before = page.after.map_or(Uuid::max(), EntryId::uuid);
     let statement = sql(
         connection,
         "SELECT id, movement, booking, amount, create_time FROM entry

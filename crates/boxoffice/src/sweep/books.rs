@@ -7,7 +7,10 @@ use mesh::{
     database::{Database, sql},
     id::{BookingId, Id, UserId},
 };
-use sea_orm::{ConnectionTrait, QueryResult};
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseTransaction, IsolationLevel, QueryResult, TransactionOptions,
+    TransactionTrait,
+};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -68,9 +71,9 @@ struct Seat {
 }
 
 impl Books {
-    /// Reads payments before bookings: a booking that is paid in between then only looks unpaid for a moment, which no
-    /// invariant forbids while it is PAYING.
+    /// Reads each database as it is at one moment; the two moments differ.
     pub(super) async fn read(booking: &Database, payment: &Database) -> anyhow::Result<Self> {
+        let (booking, payment) = (&snapshot(booking).await?, &snapshot(payment).await?);
         let entries = rows(payment, "SELECT id, transaction_id, account, owner, amount FROM entry", |row| {
             Ok(Entry {
                 id: row.try_get("", "id")?,
@@ -170,8 +173,9 @@ impl Books {
         }
     }
 
-    /// I3: the ledger sums to zero, wallets are what their entries say, and what was taken is confirmed or given back.
-    pub(super) fn money_adds_up(&self) -> Check {
+    /// I3: the ledger sums to zero, wallets are what their entries say, and what was taken is confirmed or given back:
+    /// `unmatched` is where it is not.
+    pub(super) fn money_adds_up(&self, unmatched: Vec<String>) -> Check {
         let mut breaches = Vec::new();
         let mut transactions: BTreeMap<Uuid, i128> = BTreeMap::new();
         let mut balances: HashMap<Uuid, i128> = HashMap::new();
@@ -196,7 +200,7 @@ impl Books {
         for (fan, sum) in balances.iter().filter(|(_, sum)| **sum != 0) {
             breaches.push(format!("{} has no wallet, its entries say {sum}", UserId::from_uuid(*fan)));
         }
-        breaches.extend(self.unmatched_payments());
+        breaches.extend(unmatched);
         Check {
             number: "I3",
             promise: "captured = confirmed + refunded; the ledger sums to 0",
@@ -205,7 +209,9 @@ impl Books {
         }
     }
 
-    fn unmatched_payments(&self) -> Vec<String> {
+    /// Payments that bookings know nothing of, and the other way round. In a running Boxoffice it may only look so: a
+    /// booking that was paid and confirmed between the two moments is in one of the databases alone.
+    pub(super) fn unmatched_payments(&self) -> Vec<String> {
         let mut breaches = Vec::new();
         let payments: HashMap<Uuid, &Payment> =
             self.payments.iter().map(|payment| (payment.booking, payment)).collect();
@@ -289,11 +295,18 @@ fn name(booking: Uuid) -> String {
     BookingId::from_uuid(booking).to_string()
 }
 
+/// A transaction that sees the database as it is when it first reads.
+async fn snapshot(database: &Database) -> anyhow::Result<DatabaseTransaction> {
+    let isolation_level =
+        (database.backend() == DatabaseBackend::Postgres).then_some(IsolationLevel::RepeatableRead);
+    let options = TransactionOptions { isolation_level, ..Default::default() };
+    Ok(database.reader().begin_with_options(options).await?)
+}
+
 async fn rows<T>(
-    database: &Database,
+    snapshot: &DatabaseTransaction,
     text: &str,
     read: impl Fn(&QueryResult) -> anyhow::Result<T>,
 ) -> anyhow::Result<Vec<T>> {
-    let reader = database.reader();
-    reader.query_all_raw(sql(reader, text, [])).await?.iter().map(read).collect()
+    snapshot.query_all_raw(sql(snapshot, text, [])).await?.iter().map(read).collect()
 }

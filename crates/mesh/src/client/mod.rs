@@ -51,9 +51,9 @@ use crate::{
 
 /// The largest unary message, in bytes, with its frame.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024 + 1024;
-/// Calls to a neighbour that may wait for its answers: half of what a server works on, so that a slow neighbour leaves
-/// room for the calls that don't need it.
-const ROOM: usize = MAX_IN_FLIGHT / 2;
+/// Calls to a neighbour that may wait for its answers: three quarters of what a server works on, so that a slow neighbour
+/// leaves room for the calls that don't need it.
+pub const ROOM: usize = MAX_IN_FLIGHT / 4 * 3;
 /// How long to wait for a stream to begin.
 const STREAM_START_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait before coming back, if a connection failed.
@@ -146,6 +146,13 @@ impl Channel {
             })
             .build();
         Self(neighbour)
+    }
+
+    /// The same way, on which so many calls more than [`ROOM`] may wait: for a caller that has no limit of its own.
+    #[must_use]
+    pub fn widened_by(self, calls: usize) -> Self {
+        self.0.room.add_permits(calls);
+        self
     }
 
     /// The neighbour's name.

@@ -14,8 +14,8 @@ use futures_util::{
     stream::{self, StreamExt},
 };
 use mesh::{
-    client::Channel,
-    server::{MAX_IN_FLIGHT, Options},
+    client::{Channel, ROOM},
+    server::Options,
 };
 use mesh_test::wait_until;
 use tokio::net::TcpListener;
@@ -108,19 +108,19 @@ async fn a_neighbour_that_never_answers_leaves_room_for_the_others() {
         (mesh.channel("payment", payment.address), mesh.channel("concert", concert.address));
     let pay = async || PaymentServiceClient::new(payment.clone()).pay(PayRequest::default()).await;
     let waiting = AtomicUsize::new(0);
-    let fill = join_all((0..MAX_IN_FLIGHT / 2).map(|_| async {
+    let fill = join_all((0..ROOM).map(|_| async {
         waiting.fetch_add(1, Ordering::Relaxed);
         pay().await
     }));
     tokio::select! {
         _ = fill => panic!("nobody answers them"),
         () = async {
-            wait_for_calls(&hanging, MAX_IN_FLIGHT / 2).await;
+            wait_for_calls(&hanging, ROOM).await;
             let refused = pay().await.unwrap_err();
             assert_eq!(reason(&refused), "TRANSPORT_BUSY");
             assert!(!payment.is_refusing(), "it says nothing about the neighbour");
             call(&concert, 100, 10).await;
         } => {}
     }
-    assert_eq!(waiting.into_inner(), MAX_IN_FLIGHT / 2);
+    assert_eq!(waiting.into_inner(), ROOM);
 }

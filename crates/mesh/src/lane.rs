@@ -89,6 +89,13 @@ impl<W: Work> Lane<W> {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH_LIMIT);
             while tickets.recv_many(&mut batch, BATCH_LIMIT).await > 0 {
+                // Whoever is about to hand a job in does so first; if nobody is, no time passes.
+                tokio::task::yield_now().await;
+                while batch.len() < BATCH_LIMIT
+                    && let Ok(ticket) = tickets.try_recv()
+                {
+                    batch.push(ticket);
+                }
                 // Whoever stopped waiting before their job began needs no work.
                 let (jobs, callers): (Vec<_>, Vec<_>) = batch
                     .drain(..)

@@ -377,7 +377,10 @@ async fn a_page_token_is_good_for_the_list_that_gave_it_out() {
             with_token(ann, "/v1/concerts?pageToken=nonsense".into()),
             with_token(ann, "/v1/concerts?pageToken=AAAA".into()),
             with_token(ann, format!("/v1/concerts?pageToken={token}&genre=jazz")),
-            with_token(ann, format!("/v1/wallet/entries?pageToken={}", &entries_token[..entries_token.len() - 4])),
+            with_token(
+                ann,
+                format!("/v1/wallet/entries?pageToken={}", &entries_token[..entries_token.len() - 4]),
+            ),
             with_token(ann, format!("/v1/concerts?pageToken={token}")),
             with_token(ann, format!("/v1/bookings?pageToken={token}")),
             with_token(ann, format!("/v1/wallet/entries?pageToken={token}")),

@@ -101,7 +101,8 @@ fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
     let url = embedded.url();
     let services: Vec<String> =
         embedded.services.iter().map(|(name, address)| format!("{name} {address}")).collect();
-    let booking = embedded.services[2].1;
+    let booking = embedded.services.iter().find(|(name, _)| *name == "booking");
+    let booking = booking.map(|(_, address)| address.to_string()).unwrap_or_default();
     let [(ann, ann_password), (bob, bob_password)] = &demo.fans;
     println!(
         "Boxoffice is ready.

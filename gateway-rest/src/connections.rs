@@ -56,10 +56,21 @@ pub(crate) async fn serve(listener: TcpListener, entry: Entry, stop: Shutdown) {
             let answer = entry.clone().respond(from, request.map(Body::new));
             async { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = connections.watch(connection);
-        let abandon = abandon.clone();
+        let (builder, watcher) = (Arc::clone(&builder), connections.watcher());
+        let (stop, abandon) = (stop.clone(), abandon.clone());
         tokio::spawn(async move {
+            // The limits below begin with the first byte. Nothing is lost with a client that sent none.
+            let mut first = [0];
+            let has_begun = tokio::select! {
+                biased;
+                begun = tokio::time::timeout(HEAD_LIMIT, stream.peek(&mut first)) => matches!(begun, Ok(Ok(1..))),
+                () = stop.begun() => false,
+            };
+            if !has_begun {
+                return;
+            }
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = watcher.watch(connection);
             tokio::select! {
                 outcome = connection => {
                     if let Err(error) = outcome {

@@ -77,16 +77,28 @@ impl Shared {
             return Err(Error::HoldNotFound);
         }
         let now = self.clock.now();
-        let Some(hold) = self.holds.extend(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
+        let Some(hold) = self.holds.begin_booking(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
             return self.find_earlier(&order).await?.ok_or(Error::HoldExpired);
         };
+        let outcome = self.book_hold(&hold, &order).await;
+        // After these there is no booking of it that is alive.
+        if let Err(Error::PaymentFailed { .. } | Error::SeatLimitExceeded { .. } | Error::NotOnSale(_)) =
+            outcome
+        {
+            self.holds.end_booking(hold.id).await;
+        }
+        outcome
+    }
+
+    async fn book_hold(&self, hold: &Hold, order: &Order) -> Result<Outcome, Error> {
+        let now = self.clock.now();
         // The mark in the id is only a hint (docs/decisions/0004): the owner decides.
         if hold.fan != order.fan {
             return Err(Error::HoldNotFound);
         }
         if self.neighbours.is_payment_refusing() {
             // A payment of this hold may be under way: then it is not so that nothing was charged.
-            if let Some(earlier) = self.find_earlier(&order).await? {
+            if let Some(earlier) = self.find_earlier(order).await? {
                 return Ok(earlier);
             }
             // Counted from the hold's making, so that it is kept longer once and not with each try.
@@ -100,7 +112,7 @@ impl Shared {
         }
         self.catalog.begin_sale(hold.concert).await?;
 
-        let booking = new_booking(&hold, &sale, self.clock.now());
+        let booking = new_booking(hold, &sale, self.clock.now());
         let new = NewBooking {
             booking: booking.clone(),
             request_key: order.request_key.clone(),
@@ -127,7 +139,7 @@ impl Shared {
         let booking = match outcome {
             Ok(Ok(Ok(Ok(settled)))) => settled,
             Ok(Ok(Ok(Err(conflict)))) => {
-                return self.explain_conflict(conflict, &hold, &sale, &order).await;
+                return self.explain_conflict(conflict, hold, &sale, order).await;
             }
             Ok(Ok(Err(error))) if !is_claimed => return Err(error),
             // Too slow, or the database went away: the row says PAYING, and a worker goes on.
@@ -304,6 +316,7 @@ impl Shared {
             }
             Conflict::SeatTaken(seats) => {
                 // The hold promised seats that are sold, as holds were lost meanwhile: it is worth nothing.
+                self.holds.end_booking(hold.id).await;
                 self.holds.release(hold.id, self.clock.now()).await;
                 self.forget_stale_seats(hold.concert, &seats).await?;
                 Err(Error::SeatTaken(seats.iter().map(|seat| sale.layout.seat_id(*seat)).collect()))

@@ -1,7 +1,7 @@
 //! `boxoffice`: everything in one process; `boxoffice sellout`: the sell-out that proves it; `boxoffice sweep`: the
 //! invariants, checked against the databases.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use boxoffice::{
     api::Api,
@@ -93,7 +93,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         error = embedded.broken() => return Err(error),
         () = shutdown.begun() => {}
     }
-    println!("Stopping: the calls in flight are finished first.");
+    let _ = writeln!(std::io::stdout(), "Stopping: the calls in flight are finished first.");
     embedded.stop().await
 }
 
@@ -104,7 +104,9 @@ fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
     let booking = embedded.services.iter().find(|(name, _)| *name == "booking");
     let booking = booking.map(|(_, address)| address.to_string()).unwrap_or_default();
     let [(ann, ann_password), (bob, bob_password)] = &demo.fans;
-    println!(
+    // Whoever started it may not care to read.
+    let _ = writeln!(
+        std::io::stdout(),
         "Boxoffice is ready.
   REST      {url}        docs {url}/docs
   gRPC      {}

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use mesh::id::{ConcertId, UserId};
 
-use super::{Granted, Holds, Revision, SeatState, Sold, Wish};
+use super::{Granted, Holds, Released, Revision, SeatState, Sold, Wish};
 use crate::domain::hold::{self, Hold};
 
 /// Runs each test against each adapter.
@@ -32,6 +32,7 @@ contract! {
     an_old_revision_starts_over,
     an_unknown_concert_is_not_loaded,
     a_concert_that_nobody_asks_for_is_forgotten,
+    a_hold_that_is_being_booked_is_not_given_back,
 }
 
 struct Sale {
@@ -87,8 +88,8 @@ async fn all_seats_or_none(sale: Sale) {
     assert_eq!(sale.hold(bob, &[1, 2, 19], "k").await, Granted::Taken(vec![1, 19]));
     assert_eq!(sale.letters().await, "HHAAAAAAAAAAAAAAAAAS");
     assert_eq!(sale.holds.find(hold.id, sale.now).await, Some(hold.clone()));
-    assert_eq!(sale.holds.release(hold.id, sale.now).await, Some(hold.clone()));
-    assert_eq!(sale.holds.release(hold.id, sale.now).await, None);
+    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::GivenBack(hold.clone()));
+    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::Gone);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
     sale.held(bob, &[1, 2], "k2").await;
 }
@@ -241,4 +242,23 @@ async fn a_concert_that_nobody_asks_for_is_forgotten(sale: Sale) {
     sale.holds.release_expired(sale.now + TimeDelta::days(1)).await;
     assert_eq!(forget().await, 1);
     assert!(!is_loaded().await);
+}
+
+async fn a_hold_that_is_being_booked_is_not_given_back(sale: Sale) {
+    let hold = sale.held(UserId::new(), &[0], "k").await;
+    let until = sale.now + TimeDelta::seconds(15);
+    let begin = async || sale.holds.begin_booking(hold.id, until, sale.now).await;
+    assert_eq!(begin().await, Some(hold.clone()), "it lasts longer than that anyway");
+    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::BeingBooked);
+    assert_eq!(sale.letters().await, "HAAAAAAAAAAAAAAAAAAS");
+    sale.holds.end_booking(hold.id).await;
+    begin().await.unwrap();
+    let released = sale.holds.release(hold.id, until).await;
+    assert_eq!(released, Released::GivenBack(hold.clone()), "whoever booked it is gone");
+    assert_eq!(begin().await, None);
+
+    let second = sale.held(UserId::new(), &[0], "l").await;
+    sale.holds.begin_booking(second.id, until, sale.now).await.unwrap();
+    sale.holds.end_booking(second.id).await;
+    assert_eq!(sale.holds.release(second.id, sale.now).await, Released::GivenBack(second));
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mesh::id::{ConcertId, HoldId, UserId};
 use tokio::sync::watch;
 
-use super::{Changes, Granted, Revision, SeatState, Snapshot, Sold, Wish};
+use super::{Changes, Granted, Released, Revision, SeatState, Snapshot, Sold, Wish};
 use crate::domain::{hold::Hold, layout::Ordinal};
 
 /// Changes that are remembered for whoever comes back.
@@ -37,6 +37,8 @@ struct Concert {
     epoch: u64,
     states: Vec<SeatState>,
     holds: HashMap<HoldId, Hold>,
+    /// Until when a hold can't be given back, as it is being booked.
+    being_booked: HashMap<HoldId, DateTime<Utc>>,
     expiries: BTreeSet<(DateTime<Utc>, HoldId)>,
     fans: HashMap<UserId, Count>,
     keys: HashMap<(UserId, String), Key>,
@@ -114,25 +116,38 @@ impl MemoryHolds {
     }
 
     pub(super) fn extend(&self, hold: HoldId, until: DateTime<Utc>, now: DateTime<Utc>) -> Option<Hold> {
+        self.with_hold(hold, |concert| concert.extend(hold, until, now))
+    }
+
+    pub(super) fn begin_booking(
+        &self,
+        hold: HoldId,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<Hold> {
         self.with_hold(hold, |concert| {
-            let mut extended = concert.live(hold, now)?.clone();
-            concert.expiries.remove(&(extended.expire_time, hold));
-            extended.extend(until);
-            concert.expiries.insert((extended.expire_time, hold));
-            concert.holds.insert(hold, extended.clone());
+            let extended = concert.extend(hold, until, now)?;
+            concert.being_booked.insert(hold, until);
             Some(extended)
         })
     }
 
-    pub(super) fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
+    pub(super) fn end_booking(&self, hold: HoldId) {
+        self.with_hold(hold, |concert| concert.being_booked.remove(&hold));
+    }
+
+    pub(super) fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Released {
         let released = self.with_hold(hold, |concert| {
             concert.live(hold, now)?;
-            concert.release(hold)
+            if concert.being_booked.get(&hold).is_some_and(|until| now < *until) {
+                return Some(Released::BeingBooked);
+            }
+            concert.release(hold).map(Released::GivenBack)
         });
-        if released.is_some() {
+        if matches!(released, Some(Released::GivenBack(_))) {
             lock(&self.holds).remove(&hold);
         }
-        released
+        released.unwrap_or(Released::Gone)
     }
 
     pub(super) fn settle(&self, id: ConcertId, fan: UserId, seats: &[Ordinal], hold: Option<HoldId>) {
@@ -205,6 +220,7 @@ impl Concert {
             unsold: states.iter().filter(|state| **state != SeatState::Sold).count() as u32,
             states,
             holds: HashMap::new(),
+            being_booked: HashMap::new(),
             expiries: BTreeSet::new(),
             fans,
             keys: HashMap::new(),
@@ -258,6 +274,15 @@ impl Concert {
         Granted::Held(hold)
     }
 
+    fn extend(&mut self, id: HoldId, until: DateTime<Utc>, now: DateTime<Utc>) -> Option<Hold> {
+        let mut extended = self.live(id, now)?.clone();
+        self.expiries.remove(&(extended.expire_time, id));
+        extended.extend(until);
+        self.expiries.insert((extended.expire_time, id));
+        self.holds.insert(id, extended.clone());
+        Some(extended)
+    }
+
     fn release(&mut self, id: HoldId) -> Option<Hold> {
         let hold = self.remove(id)?;
         // A seat that was sold meanwhile stays sold: the database decided so.
@@ -269,6 +294,7 @@ impl Concert {
     /// Takes a hold out; its seats stay as they are.
     fn remove(&mut self, id: HoldId) -> Option<Hold> {
         let hold = self.holds.remove(&id)?;
+        self.being_booked.remove(&id);
         self.expiries.remove(&(hold.expire_time, id));
         let count = self.fans.entry(hold.fan).or_default();
         count.held = count.held.saturating_sub(hold.seats.len() as u32);

@@ -47,6 +47,17 @@ pub(crate) enum Granted {
     NotLoaded,
 }
 
+/// What came of giving a hold back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// The hold as it was.
+    GivenBack(Hold),
+    /// It is being booked.
+    BeingBooked,
+    /// There is none, or it had expired.
+    Gone,
+}
+
 /// What is known of a concert's sold seats, from the database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sold {
@@ -155,8 +166,28 @@ impl Holds {
         }
     }
 
-    /// Gives a hold's seats back. The hold as it was, if it had not expired.
-    pub(crate) async fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
+    /// Moves a hold's end later and keeps it from being given back until then, as it is being booked. The hold as it is
+    /// then, if it has not expired.
+    pub(crate) async fn begin_booking(
+        &self,
+        hold: HoldId,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<Hold> {
+        match self {
+            Self::Memory(memory) => memory.begin_booking(hold, until, now),
+        }
+    }
+
+    /// The hold became no booking: it can be given back again.
+    pub(crate) async fn end_booking(&self, hold: HoldId) {
+        match self {
+            Self::Memory(memory) => memory.end_booking(hold),
+        }
+    }
+
+    /// Gives a hold's seats back, unless it is being booked.
+    pub(crate) async fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Released {
         match self {
             Self::Memory(memory) => memory.release(hold, now),
         }

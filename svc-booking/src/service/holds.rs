@@ -24,7 +24,7 @@ use crate::{
         sale::Sale,
     },
     error::Error,
-    holds::{Granted, SeatState, Wish},
+    holds::{Granted, Released, SeatState, Wish},
 };
 
 const CREATE_HOLD: &str = "/boxoffice.booking.v1.HoldService/CreateHold";
@@ -89,11 +89,12 @@ impl HoldService for Shared {
             return Err(Error::HoldBooked(booking).into());
         }
         let hold = match self.holds.release(id, self.clock.now()).await {
-            Some(hold) => {
+            Released::BeingBooked => return Err(Error::InProgress.into()),
+            Released::GivenBack(hold) => {
                 let sale = self.catalog.find(hold.concert).await?;
                 Some(self.write_hold(&sale.layout, &hold))
             }
-            None => match self.store.find_by_hold(id).await? {
+            Released::Gone => match self.store.find_by_hold(id).await? {
                 Some(booking) => return Err(Error::HoldBooked(booking).into()),
                 None => None,
             },

@@ -392,6 +392,32 @@ async fn a_hold_that_was_booked_leads_to_its_booking() {
     assert_eq!(metadata(door.holds().get_hold(door.by(fan, get)).await, "booking_id"), booking.booking_id);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_is_either_booked_or_given_back() {
+    let house = House::open().await;
+    let door = Door::open(&house).await;
+    let mut given_back = 0;
+    for seat in ["A-1-1", "A-1-2", "A-1-3", "A-1-4", "A-2-1", "A-2-2", "A-2-3", "A-2-4"] {
+        let fan = house.fan_with(1000);
+        let hold_id = door.hold(fan, seats(house.concert, &[seat], "k")).await.unwrap().into_inner().hold_id;
+        let delete = DeleteHoldRequest { hold_id: hold_id.clone() };
+        let mut holds = door.holds();
+        let (booked, deleted) =
+            tokio::join!(door.book(fan, &hold_id, "k"), holds.delete_hold(door.by(fan, delete)));
+        match (&booked, &deleted) {
+            (Ok(_), Err(refused)) => {
+                let reason = mesh::failure::error_info(refused).unwrap().reason;
+                assert!(matches!(reason.as_str(), "HOLD_BOOKED" | "REQUEST_IN_PROGRESS"), "{reason}");
+            }
+            (Err(_), Ok(_)) => given_back += 1,
+            other => panic!("{seat}: {other:?}"),
+        }
+    }
+    let letters = house.letters().await;
+    assert_eq!(letters.matches('S').count(), 8 - given_back, "{letters}");
+    assert_eq!(letters.matches('H').count(), 0, "{letters}");
+}
+
 #[tokio::test]
 async fn a_booking_is_made_shown_listed_and_cancelled() {
     let house = House::open().await;

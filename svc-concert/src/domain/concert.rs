@@ -4,6 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mesh::id::{ConcertId, OrganizerId, VenueId};
 use thiserror::Error;
 
+/// How far ahead a concert may be announced. What is further off is a slip of the pen.
+pub(crate) const FURTHEST_START: TimeDelta = TimeDelta::days(36_500);
 /// How long a concert lasts if nobody says.
 pub(crate) const DEFAULT_LENGTH: TimeDelta = TimeDelta::hours(4);
 /// Seats that a fan may have if nobody says.

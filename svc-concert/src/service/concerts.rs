@@ -19,8 +19,8 @@ use super::{check_membership, organizers_of};
 use crate::{
     Shared,
     domain::concert::{
-        Concert, DEFAULT_LENGTH, DEFAULT_SEATS_PER_FAN, MAX_SEATS_PER_FAN, SaleState, SectionPrice, Stage,
-        State,
+        Concert, DEFAULT_LENGTH, DEFAULT_SEATS_PER_FAN, FURTHEST_START, MAX_SEATS_PER_FAN, SaleState,
+        SectionPrice, Stage, State,
     },
     error::Error,
     store::{self, Listing, Venue, Viewer},
@@ -160,6 +160,8 @@ impl Shared {
             return Err(fields.finish_with(times).expect_err("a time was noted as wrong"));
         };
         fields.check(start_time > now, "start_time", "OUT_OF_RANGE", "must be in the future");
+        let is_near = start_time < now + FURTHEST_START;
+        fields.check(is_near, "start_time", "OUT_OF_RANGE", "must be within the next hundred years");
         fields.check(end_time > start_time, "end_time", "OUT_OF_RANGE", "must be after the concert's start");
         let opens_first = sale_close_time > sale_open_time;
         fields.check(opens_first, "sale_close_time", "OUT_OF_RANGE", "must be after the sale's opening");

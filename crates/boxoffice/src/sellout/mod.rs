@@ -107,6 +107,7 @@ async fn sell_out(
     let start = Instant::now();
     let limit = start + Duration::from_secs(options.time_limit);
     let tally = crowd.rush(api, options, &progress, start, limit).await?;
+    let is_out_of_time = Instant::now() >= limit;
     progress.finish_and_clear();
     print!("{tally}");
 
@@ -119,7 +120,7 @@ async fn sell_out(
     if let Err(error) = left_hold.clear_away(api, &crowd.organizer).await {
         println!("The concert \"{}\" stays on sale: {error:#}", left_hold::TITLE);
     }
-    let verdict = Verdict::of(&report, &tally, options.seats as usize);
+    let verdict = Verdict::of(&report, &tally, options.seats as usize, is_out_of_time);
     println!("{}", verdict.text());
     Ok(!matches!(verdict, Verdict::Failed(_)))
 }
@@ -167,35 +168,40 @@ async fn watch_holds_end(
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Passed,
-    /// Nothing is wrong, and these invariants were not watched.
-    Incomplete(Vec<&'static str>),
+    /// Nothing is wrong, but this was not shown.
+    Incomplete(Vec<String>),
     /// Why.
     Failed(Vec<String>),
 }
 
 impl Verdict {
-    fn of(report: &Report, tally: &Tally, seats: usize) -> Self {
+    fn of(report: &Report, tally: &Tally, seats: usize, is_out_of_time: bool) -> Self {
         let mut wrong: Vec<String> =
             report.broken().into_iter().map(|number| format!("{number} is broken")).collect();
+        let mut missing = Vec::new();
         if tally.seats_sold() != seats {
-            wrong.push(format!("{} of {seats} seats were sold within the time limit", tally.seats_sold()));
+            let sold = format!("{} of {seats} seats were sold", tally.seats_sold());
+            if is_out_of_time {
+                wrong.push(format!("{sold} within the time limit"));
+            } else {
+                missing.push(format!("{sold}: the fans wanted no more, more --fans would"));
+            }
         }
         if tally.errors() > 0 {
             wrong.push(format!("{} errors", tally.errors()));
         }
-        match (wrong.as_slice(), report.not_watched()) {
-            ([], not_watched) if not_watched.is_empty() => Self::Passed,
-            ([], not_watched) => Self::Incomplete(not_watched),
-            _ => Self::Failed(wrong),
+        missing.extend(report.not_watched().into_iter().map(|number| format!("{number} was not watched")));
+        match (wrong.is_empty(), missing.is_empty()) {
+            (true, true) => Self::Passed,
+            (true, false) => Self::Incomplete(missing),
+            (false, _) => Self::Failed(wrong),
         }
     }
 
     fn text(&self) -> String {
         match self {
             Self::Passed => "PASSED: sold out, and every invariant holds".to_owned(),
-            Self::Incomplete(numbers) => {
-                format!("INCOMPLETE: sold out, and nothing is broken; not watched: {}", numbers.join(", "))
-            }
+            Self::Incomplete(missing) => format!("INCOMPLETE: nothing is broken; {}", missing.join("; ")),
             Self::Failed(wrong) => format!("FAILED: {}", wrong.join("; ")),
         }
     }

@@ -446,7 +446,7 @@ async fn payments_are_for_services_only() {
     assert_refused(client.void(VoidRequest { booking_id: booking_id.clone() }).await, Common::TokenMissing);
     assert_refused(client.refund(refund(&booking_id, 1)).await, Common::TokenMissing);
     // A fan's token is not enough.
-    assert_refused(client.pay(service.as_fan(fan, pay.clone())).await, Common::TokenMissing);
+    assert_refused(client.pay(service.as_fan(fan, pay.clone())).await, Common::AccessDenied);
     // Nor is one that was not signed by a service, or that is for another.
     let foreign = service_tokens().header("booking", service.clock.now());
     for token in ["nonsense", foreign.to_str().unwrap()] {

@@ -509,7 +509,7 @@ async fn each_method_is_for_those_it_is_for(database_url: &str) {
         let request = with_token(&session.access_token, ListSigningKeysRequest {});
         async move { KeyServiceClient::new(channel).list_signing_keys(request).await }
     };
-    assert_refused(call(None).await, Common::TokenMissing);
+    assert_refused(call(None).await, Common::AccessDenied);
     let stranger = ServiceTokens::new("gateway", &Secret::random(), None);
     assert_refused(call(Some(stranger)).await, Common::TokenInvalid);
     assert!(call(Some(service_tokens("booking"))).await.is_ok());

@@ -102,7 +102,7 @@ mod tests {
         let page = page().expect("the contracts are sound");
         for row in [
             "| `SEAT_TAKEN` | FAILED_PRECONDITION | 409 | One or more of the seats are held or sold.",
-            "| `ETAG_MISMATCH` | FAILED_PRECONDITION | 412 | `If-Match` names a version",
+            "| `ETAG_MISMATCH` | FAILED_PRECONDITION | 412 | The version given is no longer",
         ] {
             assert!(page.contains(row), "{row}");
         }

@@ -48,8 +48,9 @@ impl Authenticator {
     /// # Errors
     /// `TOKEN_MISSING`, `TOKEN_INVALID`, `TOKEN_EXPIRED` or `ACCESS_DENIED`; `KEYS_UNAVAILABLE` if no key was ever had.
     pub async fn authenticate(&self, headers: &HeaderMap, access: Access) -> Result<Caller, Failure> {
-        if access == Access::Internal {
-            let token = headers.get(SERVICE_HEADER).ok_or_else(missing)?;
+        if access == Access::Internal
+            && let Some(token) = headers.get(SERVICE_HEADER)
+        {
             let name = self.service_tokens.verify(token.as_bytes(), self.clock.now()).ok_or_else(invalid)?;
             return Ok(Caller::Service(name));
         }

@@ -1,9 +1,11 @@
-//! What the tests of every crate share: throwaway databases, waiting for a condition, and a proxy that misbehaves.
+//! What the tests of every crate share: throwaway databases and Redis servers, waiting for a condition, and a proxy that misbehaves.
 
 mod fault_proxy;
 pub mod postgres;
+mod redis;
 pub mod sqlite;
 mod wait;
 
 pub use fault_proxy::{FaultProxy, Mode};
+pub use redis::{Redis, RedisCluster};
 pub use wait::wait_until;

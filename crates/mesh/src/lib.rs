@@ -3,7 +3,7 @@
 //! One policy, one file, its tests beside it:
 //! - a call in: [`server`], with [`context`], [`deadline`], [`auth`], [`failure`]
 //! - a call out: [`client`], with its breaker, retries and balance
-//! - state: [`database`], [`lane`], [`idempotency`], [`page`]
+//! - state: [`database`], [`redis`], [`lane`], [`idempotency`], [`page`]
 //! - what operators see: [`telemetry`], [`calls`], [`metrics`], [`admin`]
 //! - the rest: [`id`], [`clock`], [`field`], [`money`], [`config`], [`shutdown`], [`process`], [`crash`]
 
@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod money;
 pub mod page;
 pub mod process;
+pub mod redis;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;

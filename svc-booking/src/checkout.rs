@@ -76,22 +76,30 @@ impl Shared {
         if !hold::belongs_to(order.hold, order.fan) {
             return Err(Error::HoldNotFound);
         }
-        let now = self.clock.now();
-        let Some(hold) = self.holds.begin_booking(order.hold, now + KEPT_WHILE_BOOKING, now).await else {
-            return self.find_earlier(&order).await?.ok_or(Error::HoldExpired);
+        let hold = match self.holds.begin_booking(order.hold, KEPT_WHILE_BOOKING).await {
+            Ok(Some(hold)) => hold,
+            // What was booked is found without its hold.
+            Ok(None) => return self.find_earlier(&order).await?.ok_or(Error::HoldExpired),
+            Err(error) => return self.find_earlier(&order).await?.ok_or(error.into()),
         };
         let outcome = self.book_hold(&hold, &order).await;
         // After these there is no booking of it that is alive.
         if let Err(Error::PaymentFailed { .. } | Error::SeatLimitExceeded { .. } | Error::NotOnSale(_)) =
             outcome
         {
-            self.holds.end_booking(hold.id).await;
+            self.end_booking(&hold).await;
         }
         outcome
     }
 
+    /// Lets a hold be given back again. If that fails, it can be when it would have been booked long ago.
+    async fn end_booking(&self, hold: &Hold) {
+        if let Err(error) = self.holds.end_booking(hold).await {
+            tracing::debug!(hold.id = %hold.id, %error, "a hold stays as if it were being booked");
+        }
+    }
+
     async fn book_hold(&self, hold: &Hold, order: &Order) -> Result<Outcome, Error> {
-        let now = self.clock.now();
         // The mark in the id is only a hint (docs/decisions/0004): the owner decides.
         if hold.fan != order.fan {
             return Err(Error::HoldNotFound);
@@ -102,8 +110,9 @@ impl Shared {
                 return Ok(earlier);
             }
             // Counted from the hold's making, so that it is kept longer once and not with each try.
-            let kept_until = hold.create_time + self.hold_life() + KEPT_WHILE_DOWN;
-            self.holds.extend(hold.id, kept_until, now).await;
+            if let Err(error) = self.holds.extend(hold, self.hold_life() + KEPT_WHILE_DOWN).await {
+                tracing::debug!(hold.id = %hold.id, %error, "a hold is not kept longer");
+            }
             return Err(Error::PaymentFailed { failure: PaymentFailure::Unavailable, booking: None });
         }
         let sale = self.catalog.find(hold.concert).await?;
@@ -235,7 +244,12 @@ impl Shared {
 
     /// Notes that a booking has its seats, and no longer the hold they were kept by.
     async fn settle(&self, booking: &Booking) {
-        self.holds.settle(booking.concert, booking.fan, &booking.ordinals(), booking.hold).await;
+        let seats = booking.ordinals();
+        let settled = self.holds.settle(booking.concert, booking.fan, &seats, booking.hold).await;
+        if let Err(error) = settled {
+            // Who holds them meanwhile can't book them: the database knows better.
+            tracing::warn!(booking.id = %booking.id, %error, "sold seats are not shown as sold until they are audited");
+        }
     }
 
     /// Cancels a booking and gives its price back. What was begun is finished when the caller stops waiting.
@@ -316,9 +330,12 @@ impl Shared {
             }
             Conflict::SeatTaken(seats) => {
                 // The hold promised seats that are sold, as holds were lost meanwhile: it is worth nothing.
-                self.holds.end_booking(hold.id).await;
-                self.holds.release(hold.id, self.clock.now()).await;
-                self.forget_stale_seats(hold.concert, &seats).await?;
+                self.end_booking(hold).await;
+                let released = self.holds.release(hold.id).await.map_err(Error::from);
+                let marked = self.forget_stale_seats(hold.concert, &seats).await;
+                if let Err(error) = released.and(marked) {
+                    tracing::warn!(concert.id = %hold.concert, %error, "sold seats are shown as free");
+                }
                 Err(Error::SeatTaken(seats.iter().map(|seat| sale.layout.seat_id(*seat)).collect()))
             }
         }

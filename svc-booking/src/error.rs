@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use boxoffice_proto::{booking::v1::ErrorReason, common::v1::ErrorReason as CommonReason};
-use mesh::{Failure, id::BookingId, idempotency};
+use mesh::{Failure, id::BookingId, idempotency, redis::RedisError};
 use sea_orm::DbErr;
 use thiserror::Error;
 use tonic::Status;
@@ -49,6 +49,8 @@ pub(crate) enum Error {
     InProgress,
     #[error("the idempotency key was used with another request")]
     KeyReused,
+    #[error("holds can't be had right now")]
+    HoldsUnavailable(#[from] RedisError),
     #[error(transparent)]
     Database(#[from] DbErr),
     #[error(transparent)]
@@ -137,6 +139,9 @@ impl From<Error> for Failure {
                 Failure::new(CommonReason::RequestInProgress, text).retry_after(Duration::from_secs(1))
             }
             Error::KeyReused => idempotency::reused(),
+            Error::HoldsUnavailable(error) => {
+                Failure::new(ErrorReason::HoldsUnavailable, text).retry_after(COME_BACK).caused_by(error)
+            }
             Error::Database(error) => error.into(),
             Error::Failed(failure) => failure,
         }

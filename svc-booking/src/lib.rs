@@ -1,5 +1,6 @@
 //! The booking service: seats, holds and bookings. `serve` is where it is put together.
 
+mod audit;
 mod catalog;
 mod checkout;
 mod clients;
@@ -25,6 +26,7 @@ use mesh::{
     config::{self, Common},
     database::Migration,
     money::Currency,
+    redis::{Redis, RedisUrl},
     server,
     shutdown::Shutdown,
 };
@@ -48,6 +50,9 @@ pub struct Config {
     /// Where svc-payment is.
     #[arg(long, env, default_value = "http://svc-payment:50051")]
     pub payment_url: Address,
+    /// Where Redis is, in which all replicas keep holds: redis://host:port, or redis-cluster://host:port?node=host:port.
+    #[arg(long, env, hide_env_values = true, required = true)]
+    pub redis_url: Option<RedisUrl>,
     /// How long seats are held; at most 30m.
     #[arg(long, env, default_value = "10m", value_parser = hold_ttl)]
     pub hold_ttl: Duration,
@@ -109,9 +114,13 @@ pub async fn serve(
         channel("payment", config.payment_url.clone()),
         config.currency,
     );
+    let holds = match &config.redis_url {
+        Some(url) => Holds::redis(Redis::open(url, "booking", &shutdown).await?),
+        None => Holds::memory(clock.clone()),
+    };
     let shared = Shared {
         store: Store::new(database),
-        holds: Arc::new(Holds::memory()),
+        holds: Arc::new(holds),
         catalog: Arc::new(Catalog::new(neighbours.clone())),
         neighbours,
         views: Arc::new(Views::default()),

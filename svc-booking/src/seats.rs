@@ -14,7 +14,7 @@ use crate::{
     Shared,
     domain::{booking::Booking, layout::Ordinal, sale::Sale},
     error::Error,
-    holds::{Granted, SeatState, Snapshot, Wish},
+    holds::{Changes, Granted, Revision, SeatState, Snapshot, Wish},
 };
 
 /// How old a view of the seats may be: it is made at most five times a second.
@@ -62,8 +62,18 @@ impl Shared {
     /// A concert's seats, loaded if they were not.
     pub(crate) async fn snapshot(&self, sale: &Sale) -> Result<Snapshot, Error> {
         loop {
-            if let Some(snapshot) = self.holds.snapshot(sale.concert).await {
+            if let Some(snapshot) = self.holds.snapshot(sale.concert).await? {
                 return Ok(snapshot);
+            }
+            self.load(sale).await?;
+        }
+    }
+
+    /// What changed of a concert's seats since a point, after loading them if they were not.
+    pub(crate) async fn changes_since(&self, sale: &Sale, since: Revision) -> Result<Changes, Error> {
+        loop {
+            if let Some(changes) = self.holds.changes_since(sale.concert, since).await? {
+                return Ok(changes);
             }
             self.load(sale).await?;
         }
@@ -72,7 +82,7 @@ impl Shared {
     /// Keeps the seats of a wish, after loading the concert's if they were not.
     pub(crate) async fn grant(&self, sale: &Sale, wish: Wish) -> Result<Granted, Error> {
         loop {
-            match self.holds.hold(wish.clone(), self.clock.now()).await {
+            match self.holds.hold(wish.clone()).await? {
                 Granted::NotLoaded => self.load(sale).await?,
                 granted => return Ok(granted),
             }
@@ -82,12 +92,14 @@ impl Shared {
     /// Makes a concert's sold seats known to `holds`.
     pub(crate) async fn load(&self, sale: &Sale) -> Result<(), Error> {
         let _one_at_a_time = self.views.loading.lock(sale.concert).await;
-        if self.holds.watch(sale.concert).await.is_some() {
-            return Ok(());
+        while self.holds.watch(sale.concert).await?.is_none() {
+            let begun_at = self.holds.begin_load(sale.concert).await?;
+            let sold = self.store.find_sold(sale.concert, sale.layout.places()).await?;
+            let count = sold.seats.len();
+            if self.holds.load(sale.concert, sold, begun_at).await? {
+                tracing::info!(concert.id = %sale.concert, seats.sold = count, "seats loaded");
+            }
         }
-        let sold = self.store.find_sold(sale.concert, sale.layout.places()).await?;
-        tracing::info!(concert.id = %sale.concert, seats.sold = sold.seats.len(), "seats loaded");
-        self.holds.load(sale.concert, sold).await;
         Ok(())
     }
 
@@ -99,8 +111,6 @@ impl Shared {
         {
             tracing::warn!(concert.id = %booking.concert, %error, "seats can't be loaded");
         }
-        // A load that is under way may have read them as sold before they were given back: let it come first.
-        let _no_load = self.views.loading.lock(booking.concert).await;
         let mut free = booking.ordinals();
         // Whoever is late with this may find them sold again.
         match self.store.find_sold_of(booking.concert, &free).await {
@@ -109,7 +119,9 @@ impl Shared {
                 tracing::warn!(concert.id = %booking.concert, %error, "seats are shown as free unchecked")
             }
         }
-        self.holds.free(booking.concert, booking.fan, &free).await;
+        if let Err(error) = self.holds.free(booking.concert, booking.fan, &free).await {
+            tracing::warn!(booking.id = %booking.id, %error, "free seats are shown as sold until they are audited");
+        }
     }
 
     /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.
@@ -118,11 +130,9 @@ impl Shared {
         concert: ConcertId,
         seats: &[Ordinal],
     ) -> Result<(), Error> {
-        let _no_load = self.views.loading.lock(concert).await;
         // Whoever had them may have given them back meanwhile.
         let sold = self.store.find_sold_of(concert, seats).await?;
-        self.holds.settle(concert, UserId::new(), &sold, None).await;
-        Ok(())
+        Ok(self.holds.settle(concert, UserId::new(), &sold, None).await?)
     }
 
     /// A concert's seats as of a moment ago.

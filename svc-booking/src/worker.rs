@@ -1,5 +1,5 @@
 //! What the service does by itself: gives expired holds back, goes on with bookings that nobody works on, makes refunds,
-//! tells concert what is sold out.
+//! tells concert what is sold out, audits what is shown of seats.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     Shared,
+    audit::Audit,
     checkout::Attempt,
     domain::booking::{Booking, State},
     error::Error,
@@ -31,6 +32,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often concerts that nobody asks for are forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(600);
+/// How often what is shown of seats is compared with the database.
+const AUDIT_PERIOD: Duration = Duration::from_secs(30);
 /// Concerts that are told of in a round because it is not known what was told of them.
 const CHECKED_AT_ONCE: usize = 32;
 /// Abandoned bookings that are gone on with at once: one that payment is slow about must not hold up the others.
@@ -61,6 +64,7 @@ pub(crate) fn start(shared: &Shared, shutdown: &Shutdown) {
     let (recovery, reports) = (shared.clone(), shared.clone());
     tokio::spawn(recover(recovery, shutdown.clone()));
     tokio::spawn(report(reports, shutdown.clone()));
+    tokio::spawn(audit(shared.clone(), shutdown.clone()));
 }
 
 /// Does something every so often until shutdown, each time in a trace of its own.
@@ -88,20 +92,31 @@ async fn pause(shutdown: &Shutdown, period: Duration) {
 }
 
 async fn release_expired(shared: Shared, live: Arc<Level>) -> Result<(), Error> {
-    let released = shared.holds.release_expired(shared.clock.now()).await;
+    let released = shared.holds.release_expired().await?;
     if released > 0 {
         tracing::debug!(holds = released, "expired holds were released");
     }
-    live.set(shared.holds.count().await as f64);
+    live.set(shared.holds.count().await? as f64);
     Ok(())
 }
 
 async fn forget_unused(shared: Shared) -> Result<(), Error> {
-    let forgotten = shared.holds.forget_unused().await;
+    let forgotten = shared.holds.forget_unused().await?;
     if forgotten > 0 {
         tracing::debug!(concerts = forgotten, "concerts that nobody asks for were forgotten");
     }
     Ok(())
+}
+
+/// Compares what is shown of seats with the database.
+async fn audit(shared: Shared, shutdown: Shutdown) {
+    let mut audit = Audit::default();
+    while !shutdown.has_begun() {
+        if let Err(error) = within_patience(Context::root().scope(audit.sweep(&shared))).await {
+            tracing::warn!(%error, "seats can't be compared with the database");
+        }
+        pause(&shutdown, AUDIT_PERIOD).await;
+    }
 }
 
 async fn make_refunds(shared: Shared) -> Result<(), Error> {
@@ -238,7 +253,7 @@ pub(crate) struct Reports {
 impl Reports {
     /// Tells what has changed since it was told last.
     pub(crate) async fn sweep(&mut self, shared: &Shared) -> Result<(), Error> {
-        let loaded = shared.holds.unsold().await;
+        let loaded = shared.holds.unsold().await?;
         self.told.retain(|concert, _| loaded.iter().any(|(known, _)| known == concert));
         for (concert, unsold) in &loaded {
             let is_sold_out = *unsold == 0;

@@ -160,6 +160,7 @@ impl Embedded {
             currency: Currency::KRW,
             concert_url: concert_url.clone(),
             payment_url: payment_url.clone(),
+            redis_url: None,
             hold_ttl: options.hold_ttl,
         };
         let gateway = gateway_rest::Config {

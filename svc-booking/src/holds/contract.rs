@@ -1,9 +1,14 @@
 //! What every adapter of the port must do. Each test is run against each adapter.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use mesh::id::{ConcertId, UserId};
+use chrono::TimeDelta;
+use mesh::{
+    clock::Clock,
+    id::{ConcertId, UserId},
+    redis::Redis,
+    shutdown::Shutdown,
+};
 
-use super::{Granted, Holds, Released, Revision, SeatState, Sold, Wish};
+use super::{Changes, Granted, Holds, Released, Revision, SeatState, Sold, Wish};
 use crate::domain::hold::{self, Hold};
 
 /// Runs each test against each adapter.
@@ -12,8 +17,25 @@ macro_rules! contract {
         mod memory {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(super::Sale::open(super::Holds::memory()).await).await;
+                super::$name(super::Sale::in_memory().await).await;
             })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            #[ignore = "needs Redis: scripts/test runs it"]
+            async fn $name() {
+                let server = mesh_test::Redis::start().await;
+                super::$name(super::Sale::in_redis(&server.url()).await).await;
+            })*
+        }
+
+        /// One cluster for all, as it takes seconds to come up. The concerts are spread over its servers.
+        #[tokio::test]
+        #[ignore = "needs Redis: scripts/test runs it"]
+        async fn a_cluster_keeps_the_contract() {
+            let cluster = mesh_test::RedisCluster::start().await;
+            $($name(Sale::in_redis(&cluster.url()).await).await;)*
         }
     };
 }
@@ -33,40 +55,70 @@ contract! {
     an_unknown_concert_is_not_loaded,
     a_concert_that_nobody_asks_for_is_forgotten,
     a_hold_that_is_being_booked_is_not_given_back,
+    a_load_that_was_overtaken_is_refused,
+    a_hold_ends_though_its_concert_is_not_loaded,
 }
 
 struct Sale {
     holds: Holds,
     concert: ConcertId,
-    now: DateTime<Utc>,
+    /// The clock of holds in memory; Redis has its own.
+    clock: Clock,
 }
 
 const PLACES: u32 = 20;
+const LIFE: TimeDelta = TimeDelta::minutes(10);
 
 impl Sale {
+    async fn in_memory() -> Self {
+        let clock = Clock::manual(Clock::system().now());
+        Self::open(Holds::memory(clock.clone()), clock).await
+    }
+
+    async fn in_redis(url: &str) -> Self {
+        let redis = Redis::open(&url.parse().unwrap(), "booking", &Shutdown::new()).await.unwrap();
+        Self::open(Holds::redis(redis), Clock::manual(Clock::system().now())).await
+    }
+
     /// A concert of twenty places of which the last is sold.
-    async fn open(holds: Holds) -> Self {
-        let concert = ConcertId::new();
+    async fn open(holds: Holds, clock: Clock) -> Self {
+        let sale = Self { holds, concert: ConcertId::new(), clock };
+        assert!(sale.load(sale.begin_load().await).await);
+        sale
+    }
+
+    async fn begin_load(&self) -> u64 {
+        self.holds.begin_load(self.concert).await.unwrap()
+    }
+
+    async fn load(&self, begun_at: u64) -> bool {
         let sold = Sold { places: PLACES, seats: vec![PLACES - 1], fans: vec![(UserId::new(), 1)] };
-        holds.load(concert, sold).await;
-        Self { holds, concert, now: DateTime::from_timestamp(1_800_000_000, 0).unwrap() }
+        self.holds.load(self.concert, sold, begun_at).await.unwrap()
+    }
+
+    fn advance(&self, by: TimeDelta) {
+        self.clock.advance(by);
+        if let Holds::Redis(redis) = &self.holds {
+            redis.move_clock(by);
+        }
     }
 
     fn wish(&self, fan: UserId, seats: &[u32], key: &str) -> Wish {
+        let create_time = self.clock.now();
         let hold = Hold {
             id: hold::new_id(fan),
             concert: self.concert,
             fan,
             seats: seats.to_vec(),
             is_adjacent: true,
-            create_time: self.now,
-            expire_time: self.now + TimeDelta::minutes(10),
+            create_time,
+            expire_time: create_time + LIFE,
         };
         Wish { hold, limit: 4, request_key: key.to_owned(), fingerprint: [seats[0] as u8; 32] }
     }
 
     async fn hold(&self, fan: UserId, seats: &[u32], key: &str) -> Granted {
-        self.holds.hold(self.wish(fan, seats, key), self.now).await
+        self.holds.hold(self.wish(fan, seats, key)).await.unwrap()
     }
 
     async fn held(&self, fan: UserId, seats: &[u32], key: &str) -> Hold {
@@ -76,8 +128,40 @@ impl Sale {
         }
     }
 
+    async fn find(&self, hold: &Hold) -> Option<Hold> {
+        self.holds.find(hold.id).await.unwrap()
+    }
+
+    async fn release(&self, hold: &Hold) -> Released {
+        self.holds.release(hold.id).await.unwrap()
+    }
+
+    async fn release_expired(&self) -> usize {
+        self.holds.release_expired().await.unwrap()
+    }
+
+    async fn settle(&self, fan: UserId, seats: &[u32], hold: Option<&Hold>) {
+        self.holds.settle(self.concert, fan, seats, hold.map(|hold| hold.id)).await.unwrap();
+    }
+
+    async fn free(&self, fan: UserId, seats: &[u32]) {
+        self.holds.free(self.concert, fan, seats).await.unwrap();
+    }
+
+    async fn revision(&self) -> Revision {
+        self.holds.snapshot(self.concert).await.unwrap().unwrap().revision
+    }
+
+    async fn changes_since(&self, since: Revision) -> Changes {
+        self.holds.changes_since(self.concert, since).await.unwrap().unwrap()
+    }
+
+    async fn unsold(&self) -> Vec<(ConcertId, u32)> {
+        self.holds.unsold().await.unwrap()
+    }
+
     async fn letters(&self) -> String {
-        let snapshot = self.holds.snapshot(self.concert).await.unwrap();
+        let snapshot = self.holds.snapshot(self.concert).await.unwrap().unwrap();
         snapshot.states.iter().map(|state| *state as u8 as char).collect()
     }
 }
@@ -85,11 +169,17 @@ impl Sale {
 async fn all_seats_or_none(sale: Sale) {
     let (ann, bob) = (UserId::new(), UserId::new());
     let hold = sale.held(ann, &[0, 1], "k").await;
+    assert_eq!(hold.expire_time - hold.create_time, LIFE);
     assert_eq!(sale.hold(bob, &[1, 2, 19], "k").await, Granted::Taken(vec![1, 19]));
+    assert_eq!(
+        sale.hold(bob, &[3, PLACES], "k").await,
+        Granted::Taken(vec![PLACES]),
+        "there is no such seat"
+    );
     assert_eq!(sale.letters().await, "HHAAAAAAAAAAAAAAAAAS");
-    assert_eq!(sale.holds.find(hold.id, sale.now).await, Some(hold.clone()));
-    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::GivenBack(hold.clone()));
-    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::Gone);
+    assert_eq!(sale.find(&hold).await, Some(hold.clone()));
+    assert_eq!(sale.release(&hold).await, Released::GivenBack(hold.clone()));
+    assert_eq!(sale.release(&hold).await, Released::Gone);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
     sale.held(bob, &[1, 2], "k2").await;
 }
@@ -105,10 +195,10 @@ async fn a_fan_has_a_limit(sale: Sale) {
     let fan = UserId::new();
     let first = sale.held(fan, &[0, 1, 2], "a").await;
     assert_eq!(sale.hold(fan, &[3, 4], "b").await, Granted::LimitExceeded { remaining: 1 });
-    sale.holds.settle(sale.concert, fan, &first.seats, Some(first.id)).await;
+    sale.settle(fan, &first.seats, Some(&first)).await;
     assert_eq!(sale.hold(fan, &[3, 4], "c").await, Granted::LimitExceeded { remaining: 1 });
     sale.held(fan, &[3], "d").await;
-    sale.holds.free(sale.concert, fan, &first.seats).await;
+    sale.free(fan, &first.seats).await;
     sale.held(fan, &[4, 5, 6], "e").await;
 }
 
@@ -118,60 +208,67 @@ async fn a_key_holds_once(sale: Sale) {
     assert_eq!(sale.hold(ann, &[0], "k").await, Granted::Replayed(hold.id));
     assert_eq!(sale.hold(ann, &[1], "k").await, Granted::KeyReused);
     let granted = async |fan, key, fingerprint| {
-        sale.holds.find_granted(sale.concert, fan, key, &[fingerprint; 32]).await
+        sale.holds.find_granted(sale.concert, fan, key, &[fingerprint; 32]).await.unwrap()
     };
     assert_eq!(granted(ann, "k", 0).await, Some(Granted::Replayed(hold.id)));
     assert_eq!(granted(ann, "k", 1).await, Some(Granted::KeyReused));
     assert_eq!(granted(ann, "l", 0).await, None);
     assert_eq!(granted(bob, "k", 0).await, None);
     sale.held(bob, &[1], "k").await;
-    sale.holds.release(hold.id, sale.now).await;
+    sale.release(&hold).await;
     assert_eq!(sale.hold(ann, &[0], "k").await, Granted::Replayed(hold.id), "a key is used up");
 }
 
 async fn an_expired_hold_frees_its_seats(sale: Sale) {
     let hold = sale.held(UserId::new(), &[0], "k").await;
-    let late = hold.expire_time;
-    assert_eq!(sale.holds.release_expired(late - TimeDelta::seconds(1)).await, 0);
-    assert_eq!(sale.holds.find(hold.id, late).await, None, "expired, though nobody swept yet");
-    assert_eq!(sale.holds.release_expired(late).await, 1);
-    assert_eq!(sale.holds.release_expired(late).await, 0);
+    sale.advance(LIFE - TimeDelta::seconds(30));
+    assert_eq!(sale.release_expired().await, 0);
+    sale.advance(TimeDelta::seconds(30));
+    assert_eq!(sale.find(&hold).await, None, "expired, though nobody swept yet");
+    assert_eq!(sale.release(&hold).await, Released::Gone);
+    assert_eq!(sale.release_expired().await, 1);
+    assert_eq!(sale.release_expired().await, 0);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
+    sale.held(hold.fan, &[0, 1, 2, 3], "l").await;
 }
 
 async fn an_end_only_moves_later(sale: Sale) {
     let hold = sale.held(UserId::new(), &[0], "k").await;
-    let earlier = sale.holds.extend(hold.id, sale.now, sale.now).await.unwrap();
-    assert_eq!(earlier.expire_time, hold.expire_time);
-    let until = hold.expire_time + TimeDelta::minutes(1);
-    assert_eq!(sale.holds.extend(hold.id, until, sale.now).await.unwrap().expire_time, until);
-    assert_eq!(sale.holds.release_expired(hold.expire_time).await, 0);
-    assert_eq!(sale.holds.release_expired(until).await, 1);
-    assert_eq!(sale.holds.extend(hold.id, until, until).await, None);
+    let extend = async |life| sale.holds.extend(&hold, life).await.unwrap();
+    assert_eq!(extend(TimeDelta::zero()).await, Some(hold.clone()));
+    let longer = LIFE + TimeDelta::minutes(1);
+    assert_eq!(extend(longer).await.unwrap().expire_time, hold.create_time + longer);
+    sale.advance(LIFE);
+    assert_eq!(sale.release_expired().await, 0);
+    assert_eq!(extend(TimeDelta::days(1)).await.unwrap().expire_time, hold.create_time + hold::MAX_LIFE);
+    sale.advance(hold::MAX_LIFE - LIFE);
+    assert_eq!(extend(longer).await, None);
+    assert_eq!(sale.release_expired().await, 1);
 }
 
 async fn sold_seats_stay_sold_until_freed(sale: Sale) {
     let fan = UserId::new();
     let hold = sale.held(fan, &[0, 1], "k").await;
-    sale.holds.settle(sale.concert, fan, &hold.seats, Some(hold.id)).await;
-    assert_eq!(sale.holds.find(hold.id, sale.now).await, None);
-    assert_eq!(sale.holds.release_expired(hold.expire_time).await, 0);
+    sale.settle(fan, &hold.seats, Some(&hold)).await;
+    assert_eq!(sale.find(&hold).await, None);
+    sale.advance(LIFE);
+    assert_eq!(sale.release_expired().await, 0);
     assert_eq!(sale.letters().await, "SSAAAAAAAAAAAAAAAAAS");
-    assert_eq!(sale.holds.unsold().await, [(sale.concert, PLACES - 3)]);
-    sale.holds.free(sale.concert, fan, &hold.seats).await;
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 3)]);
+    sale.free(fan, &hold.seats).await;
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
-    assert_eq!(sale.holds.unsold().await, [(sale.concert, PLACES - 1)]);
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 1)]);
 }
 
 async fn settling_twice_is_once(sale: Sale) {
     let fan = UserId::new();
     for _ in 0..2 {
-        sale.holds.settle(sale.concert, fan, &[0, 1], None).await;
+        sale.settle(fan, &[0, 1], None).await;
     }
-    assert_eq!(sale.holds.unsold().await, [(sale.concert, PLACES - 3)]);
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 3)]);
     sale.held(fan, &[2, 3], "k").await;
     for _ in 0..2 {
-        sale.holds.free(sale.concert, fan, &[0, 1]).await;
+        sale.free(fan, &[0, 1]).await;
     }
     assert_eq!(sale.letters().await, "AAHHAAAAAAAAAAAAAAAS");
     sale.held(fan, &[0, 1], "l").await;
@@ -179,86 +276,127 @@ async fn settling_twice_is_once(sale: Sale) {
 
 async fn a_hold_that_lost_its_seats_frees_none(sale: Sale) {
     let hold = sale.held(UserId::new(), &[0, 1], "k").await;
-    sale.holds.settle(sale.concert, UserId::new(), &[0], None).await;
-    sale.holds.release(hold.id, sale.now).await;
+    sale.settle(UserId::new(), &[0], None).await;
+    sale.release(&hold).await;
     assert_eq!(sale.letters().await, "SAAAAAAAAAAAAAAAAAAS");
-    assert_eq!(sale.holds.unsold().await, [(sale.concert, PLACES - 2)]);
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 2)]);
 }
 
 async fn a_watcher_sees_each_change(sale: Sale) {
-    let start = sale.holds.snapshot(sale.concert).await.unwrap().revision;
-    let mut watcher = sale.holds.watch(sale.concert).await.unwrap();
+    let start = sale.revision().await;
+    let mut watcher = sale.holds.watch(sale.concert).await.unwrap().unwrap();
     let hold = sale.held(UserId::new(), &[0, 1], "k").await;
     watcher.changed().await.unwrap();
-    sale.holds.settle(sale.concert, hold.fan, &[0], None).await;
-    let changes = sale.holds.changes_since(sale.concert, start).await.unwrap();
+    sale.settle(hold.fan, &[0], None).await;
+    let changes = sale.changes_since(start).await;
     assert_eq!(
         changes.seats,
         Some(vec![(0, SeatState::Sold), (1, SeatState::Held)]),
         "each once, as it is now"
     );
-    let none = sale.holds.changes_since(sale.concert, changes.revision).await.unwrap();
-    assert_eq!(none.seats, Some(Vec::new()));
+    assert_eq!(sale.changes_since(changes.revision).await.seats, Some(Vec::new()));
     assert_eq!(changes.revision.to_string().parse(), Ok(changes.revision));
 }
 
 async fn an_old_revision_starts_over(sale: Sale) {
-    let start = sale.holds.snapshot(sale.concert).await.unwrap().revision;
+    let start = sale.revision().await;
     let foreign = Revision { epoch: start.epoch ^ 1, ..start };
-    assert_eq!(sale.holds.changes_since(sale.concert, foreign).await.unwrap().seats, None);
+    assert_eq!(sale.changes_since(foreign).await.seats, None);
     let future = Revision { number: start.number + 1, ..start };
-    assert_eq!(sale.holds.changes_since(sale.concert, future).await.unwrap().seats, None);
-    for turn in 0..3000 {
+    assert_eq!(sale.changes_since(future).await.seats, None);
+    for turn in 0..2500 {
         let hold = sale.held(UserId::new(), &[0], &turn.to_string()).await;
-        sale.holds.release(hold.id, sale.now).await;
+        sale.release(&hold).await;
     }
-    assert_eq!(sale.holds.changes_since(sale.concert, start).await.unwrap().seats, None);
+    assert_eq!(sale.changes_since(start).await.seats, None);
 }
 
 async fn an_unknown_concert_is_not_loaded(sale: Sale) {
     let other = ConcertId::new();
     let mut wish = sale.wish(UserId::new(), &[0], "k");
     wish.hold.concert = other;
-    assert_eq!(sale.holds.hold(wish, sale.now).await, Granted::NotLoaded);
-    assert!(sale.holds.snapshot(other).await.is_none());
-    assert!(sale.holds.watch(other).await.is_none());
+    assert_eq!(sale.holds.hold(wish).await.unwrap(), Granted::NotLoaded);
+    assert!(sale.holds.snapshot(other).await.unwrap().is_none());
+    assert!(sale.holds.watch(other).await.unwrap().is_none());
+    assert!(sale.holds.changes_since(other, sale.revision().await).await.unwrap().is_none());
 }
 
 async fn a_concert_that_nobody_asks_for_is_forgotten(sale: Sale) {
-    let is_loaded = async || sale.holds.snapshot(sale.concert).await.is_some();
     let forget = async || {
-        let forgotten = sale.holds.forget_unused().await;
-        forgotten + sale.holds.forget_unused().await
+        let forgotten = sale.holds.forget_unused().await.unwrap();
+        forgotten + sale.holds.forget_unused().await.unwrap()
     };
-    sale.holds.forget_unused().await;
-    assert!(is_loaded().await, "it was asked for since the last time");
-    let watcher = sale.holds.watch(sale.concert).await;
+    let hold = sale.held(UserId::new(), &[0], "k").await;
+    let watcher = sale.holds.watch(sale.concert).await.unwrap();
+    assert_eq!(forget().await, 0, "a seat is held");
+    sale.release(&hold).await;
+    sale.advance(TimeDelta::days(1));
+    sale.release_expired().await;
     assert_eq!(forget().await, 0, "somebody watches");
     drop(watcher);
-    let hold = sale.held(UserId::new(), &[0], "k").await;
-    assert_eq!(forget().await, 0, "a seat is held");
-    sale.holds.release(hold.id, sale.now).await;
-    assert_eq!(forget().await, 0, "its key may come again");
-    sale.holds.release_expired(sale.now + TimeDelta::days(1)).await;
     assert_eq!(forget().await, 1);
-    assert!(!is_loaded().await);
+    assert_eq!(sale.unsold().await, []);
 }
 
 async fn a_hold_that_is_being_booked_is_not_given_back(sale: Sale) {
     let hold = sale.held(UserId::new(), &[0], "k").await;
-    let until = sale.now + TimeDelta::seconds(15);
-    let begin = async || sale.holds.begin_booking(hold.id, until, sale.now).await;
-    assert_eq!(begin().await, Some(hold.clone()), "it lasts longer than that anyway");
-    assert_eq!(sale.holds.release(hold.id, sale.now).await, Released::BeingBooked);
+    let patience = TimeDelta::seconds(15);
+    let begin = async |hold: &Hold| sale.holds.begin_booking(hold.id, patience).await.unwrap();
+    assert_eq!(begin(&hold).await, Some(hold.clone()), "it lasts longer than that anyway");
+    assert_eq!(sale.release(&hold).await, Released::BeingBooked);
     assert_eq!(sale.letters().await, "HAAAAAAAAAAAAAAAAAAS");
-    sale.holds.end_booking(hold.id).await;
-    begin().await.unwrap();
-    let released = sale.holds.release(hold.id, until).await;
-    assert_eq!(released, Released::GivenBack(hold.clone()), "whoever booked it is gone");
-    assert_eq!(begin().await, None);
+    sale.holds.end_booking(&hold).await.unwrap();
+    begin(&hold).await.unwrap();
+    sale.advance(patience);
+    assert_eq!(sale.release(&hold).await, Released::GivenBack(hold.clone()), "whoever booked it is gone");
+    assert_eq!(begin(&hold).await, None);
 
     let second = sale.held(UserId::new(), &[0], "l").await;
-    sale.holds.begin_booking(second.id, until, sale.now).await.unwrap();
-    sale.holds.end_booking(second.id).await;
-    assert_eq!(sale.holds.release(second.id, sale.now).await, Released::GivenBack(second));
+    begin(&second).await.unwrap();
+    sale.holds.end_booking(&second).await.unwrap();
+    assert_eq!(sale.release(&second).await, Released::GivenBack(second));
+
+    let third = sale.held(UserId::new(), &[0], "m").await;
+    sale.advance(LIFE - TimeDelta::seconds(5));
+    let longer = begin(&third).await.unwrap();
+    assert!(longer.expire_time > third.expire_time + TimeDelta::seconds(5), "it is kept while it is booked");
+}
+
+async fn a_load_that_was_overtaken_is_refused(sale: Sale) {
+    let fan = UserId::new();
+    let hold = sale.held(fan, &[0], "k").await;
+    let before = sale.revision().await;
+    let mut watcher = sale.holds.watch(sale.concert).await.unwrap().unwrap();
+    sale.holds.unload(sale.concert).await.unwrap();
+    watcher.changed().await.unwrap();
+    assert_eq!(sale.hold(fan, &[1], "l").await, Granted::NotLoaded);
+
+    for change in 0..3 {
+        let begun_at = sale.begin_load().await;
+        match change {
+            0 => sale.settle(fan, &[2], None).await,
+            1 => sale.free(fan, &[2]).await,
+            _ => sale.holds.unload(sale.concert).await.unwrap(),
+        }
+        assert!(!sale.load(begun_at).await, "the database was read before change {change}");
+    }
+    assert!(sale.load(sale.begin_load().await).await);
+    assert!(sale.load(0).await, "it is loaded");
+    assert_eq!(sale.letters().await, "HAAAAAAAAAAAAAAAAAAS", "what is held stays held");
+    assert_eq!(sale.changes_since(before).await.seats, None, "a new epoch has begun");
+    assert_eq!(sale.hold(fan, &[1, 2, 3, 4], "l").await, Granted::LimitExceeded { remaining: 3 });
+    assert_eq!(sale.release(&hold).await, Released::GivenBack(hold));
+    assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
+}
+
+async fn a_hold_ends_though_its_concert_is_not_loaded(sale: Sale) {
+    let fan = UserId::new();
+    let booked = sale.held(fan, &[0], "k").await;
+    let given_back = sale.held(fan, &[1], "l").await;
+    sale.holds.unload(sale.concert).await.unwrap();
+    sale.settle(fan, &booked.seats, Some(&booked)).await;
+    sale.release(&given_back).await;
+    assert_eq!((sale.find(&booked).await, sale.find(&given_back).await), (None, None));
+    assert!(sale.load(sale.begin_load().await).await);
+    assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS", "the database said that nothing is sold");
 }

@@ -2,38 +2,50 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mesh::id::{ConcertId, HoldId, UserId};
+use mesh::{
+    clock::Clock,
+    id::{ConcertId, HoldId, UserId},
+};
 use tokio::sync::watch;
 
-use super::{Changes, Granted, Released, Revision, SeatState, Snapshot, Sold, Wish};
-use crate::domain::{hold::Hold, layout::Ordinal};
+use super::{Changes, Granted, KEY_LIFETIME, Released, Revision, SeatState, Snapshot, Sold, Wish};
+use crate::domain::{
+    hold::{Hold, MAX_LIFE},
+    layout::Ordinal,
+};
 
 /// Changes that are remembered for whoever comes back.
 const CHANGES_KEPT: usize = 4096;
-/// How long a key is remembered after its hold's longest life.
-const KEY_LIFETIME: TimeDelta = TimeDelta::hours(1);
 
 /// The holds of all concerts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MemoryHolds {
-    concerts: Mutex<HashMap<ConcertId, Loaded>>,
+    clock: Clock,
+    concerts: Mutex<HashMap<ConcertId, Known>>,
+    /// How often seats changed of a concert that was not loaded.
+    loads_disturbed: AtomicU64,
     /// Which concert a hold is of.
     holds: Mutex<HashMap<HoldId, ConcertId>>,
 }
 
 #[derive(Debug)]
-struct Loaded {
+struct Known {
     concert: Arc<Mutex<Concert>>,
     /// Whether it was asked for since the last sweep of those that nobody asks for.
     is_used: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Concert {
+    /// Whether its sold seats are known.
+    is_loaded: bool,
     epoch: u64,
     states: Vec<SeatState>,
     holds: HashMap<HoldId, Hold>,
@@ -44,8 +56,10 @@ struct Concert {
     keys: HashMap<(UserId, String), Key>,
     /// When keys are forgotten, the oldest first.
     key_ends: VecDeque<(DateTime<Utc>, (UserId, String))>,
+    /// The number of the revision.
+    number: u64,
     changes: VecDeque<(u64, Vec<Ordinal>)>,
-    revision: watch::Sender<u64>,
+    changed: watch::Sender<()>,
     unsold: u32,
 }
 
@@ -67,38 +81,76 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl MemoryHolds {
-    fn concert(&self, id: ConcertId) -> Option<Arc<Mutex<Concert>>> {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            concerts: Mutex::default(),
+            loads_disturbed: AtomicU64::new(0),
+            holds: Mutex::default(),
+        }
+    }
+
+    /// A concert that was asked for before.
+    fn known(&self, id: ConcertId) -> Option<Arc<Mutex<Concert>>> {
         let mut concerts = lock(&self.concerts);
-        let loaded = concerts.get_mut(&id)?;
-        loaded.is_used = true;
-        Some(Arc::clone(&loaded.concert))
+        let known = concerts.get_mut(&id)?;
+        known.is_used = true;
+        Some(Arc::clone(&known.concert))
     }
 
     fn concerts(&self) -> Vec<(ConcertId, Arc<Mutex<Concert>>)> {
-        lock(&self.concerts).iter().map(|(id, loaded)| (*id, Arc::clone(&loaded.concert))).collect()
+        lock(&self.concerts).iter().map(|(id, known)| (*id, Arc::clone(&known.concert))).collect()
+    }
+
+    /// Does something to a concert, if it is loaded.
+    fn with_loaded<T>(&self, id: ConcertId, act: impl FnOnce(&mut Concert) -> T) -> Option<T> {
+        let concert = self.known(id)?;
+        let mut concert = lock(&concert);
+        concert.is_loaded.then(|| act(&mut concert))
     }
 
     /// Does something to the concert of a hold.
     fn with_hold<T>(&self, hold: HoldId, act: impl FnOnce(&mut Concert) -> Option<T>) -> Option<T> {
         let concert = lock(&self.holds).get(&hold).copied()?;
-        act(&mut lock(&*self.concert(concert)?))
+        act(&mut lock(&*self.known(concert)?))
     }
 
-    pub(super) fn load(&self, id: ConcertId, sold: Sold) {
-        let load = || Loaded { concert: Arc::new(Mutex::new(Concert::new(sold))), is_used: true };
-        lock(&self.concerts).entry(id).or_insert_with(load);
+    pub(super) fn begin_load(&self, _: ConcertId) -> u64 {
+        self.loads_disturbed.load(Ordering::Acquire)
     }
 
-    pub(super) fn hold(&self, wish: Wish, now: DateTime<Utc>) -> Granted {
-        let (hold, concert_id) = (wish.hold.id, wish.hold.concert);
-        let Some(concert) = self.concert(concert_id) else { return Granted::NotLoaded };
+    pub(super) fn load(&self, id: ConcertId, sold: Sold, begun_at: u64) -> bool {
+        let concert = {
+            let mut concerts = lock(&self.concerts);
+            let known =
+                concerts.entry(id).or_insert_with(|| Known { concert: Arc::default(), is_used: true });
+            Arc::clone(&known.concert)
+        };
+        let mut concert = lock(&concert);
+        if !concert.is_loaded && self.loads_disturbed.load(Ordering::Acquire) == begun_at {
+            concert.load(sold);
+        }
+        concert.is_loaded
+    }
+
+    pub(super) fn unload(&self, id: ConcertId) {
+        if let Some(concert) = self.known(id) {
+            let mut concert = lock(&concert);
+            concert.is_loaded = false;
+            concert.changed.send_replace(());
+        }
+        self.loads_disturbed.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn hold(&self, wish: Wish) -> Granted {
+        let (hold, concert) = (wish.hold.id, wish.hold.concert);
         // Known before it is there: whoever finds it too early finds nothing.
-        lock(&self.holds).insert(hold, concert_id);
-        let granted = lock(&concert).hold(wish, now);
-        if !matches!(granted, Granted::Held(_)) {
+        lock(&self.holds).insert(hold, concert);
+        let granted = self.with_loaded(concert, |concert| concert.hold(wish, self.clock.now()));
+        if !matches!(granted, Some(Granted::Held(_))) {
             lock(&self.holds).remove(&hold);
         }
-        granted
+        granted.unwrap_or(Granted::NotLoaded)
     }
 
     pub(super) fn find_granted(
@@ -108,35 +160,32 @@ impl MemoryHolds {
         request_key: &str,
         fingerprint: &[u8; 32],
     ) -> Option<Granted> {
-        lock(&*self.concert(concert)?).find_granted(&(fan, request_key.to_owned()), fingerprint)
+        lock(&*self.known(concert)?).find_granted(&(fan, request_key.to_owned()), fingerprint)
     }
 
-    pub(super) fn find(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
-        self.with_hold(hold, |concert| concert.live(hold, now).cloned())
+    pub(super) fn find(&self, hold: HoldId) -> Option<Hold> {
+        self.with_hold(hold, |concert| concert.live(hold, self.clock.now()).cloned())
     }
 
-    pub(super) fn extend(&self, hold: HoldId, until: DateTime<Utc>, now: DateTime<Utc>) -> Option<Hold> {
-        self.with_hold(hold, |concert| concert.extend(hold, until, now))
+    pub(super) fn extend(&self, hold: &Hold, life: TimeDelta) -> Option<Hold> {
+        self.with_hold(hold.id, |concert| concert.extend(hold.id, hold.create_time + life, self.clock.now()))
     }
 
-    pub(super) fn begin_booking(
-        &self,
-        hold: HoldId,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Option<Hold> {
+    pub(super) fn begin_booking(&self, hold: HoldId, patience: TimeDelta) -> Option<Hold> {
+        let now = self.clock.now();
         self.with_hold(hold, |concert| {
-            let extended = concert.extend(hold, until, now)?;
-            concert.being_booked.insert(hold, until);
+            let extended = concert.extend(hold, now + patience, now)?;
+            concert.being_booked.insert(hold, now + patience);
             Some(extended)
         })
     }
 
-    pub(super) fn end_booking(&self, hold: HoldId) {
-        self.with_hold(hold, |concert| concert.being_booked.remove(&hold));
+    pub(super) fn end_booking(&self, hold: &Hold) {
+        self.with_hold(hold.id, |concert| concert.being_booked.remove(&hold.id));
     }
 
-    pub(super) fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Released {
+    pub(super) fn release(&self, hold: HoldId) -> Released {
+        let now = self.clock.now();
         let released = self.with_hold(hold, |concert| {
             concert.live(hold, now)?;
             if concert.being_booked.get(&hold).is_some_and(|until| now < *until) {
@@ -151,33 +200,47 @@ impl MemoryHolds {
     }
 
     pub(super) fn settle(&self, id: ConcertId, fan: UserId, seats: &[Ordinal], hold: Option<HoldId>) {
-        let Some(concert) = self.concert(id) else { return };
-        lock(&concert).settle(fan, seats, hold);
+        self.disturb_loading(id);
+        if let Some(concert) = self.known(id) {
+            lock(&concert).settle(fan, seats, hold);
+        }
         if let Some(hold) = hold {
             lock(&self.holds).remove(&hold);
         }
     }
 
     pub(super) fn free(&self, id: ConcertId, fan: UserId, seats: &[Ordinal]) {
-        let Some(concert) = self.concert(id) else { return };
-        lock(&concert).free(fan, seats);
+        self.disturb_loading(id);
+        if let Some(concert) = self.known(id) {
+            lock(&concert).free(fan, seats);
+        }
+    }
+
+    /// Whoever is loading the concert has read the database before its seats changed: it must read it again. To be called
+    /// before the change: who has loaded it meanwhile is told of that.
+    fn disturb_loading(&self, id: ConcertId) {
+        if self.with_loaded(id, |_| ()).is_none() {
+            self.loads_disturbed.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     pub(super) fn snapshot(&self, id: ConcertId) -> Option<Snapshot> {
-        let concert = self.concert(id)?;
-        let concert = lock(&concert);
-        Some(Snapshot { revision: concert.revision(), states: concert.states.clone() })
+        self.with_loaded(id, |concert| Snapshot {
+            revision: concert.revision(),
+            states: concert.states.clone(),
+        })
     }
 
     pub(super) fn changes_since(&self, id: ConcertId, since: Revision) -> Option<Changes> {
-        Some(lock(&*self.concert(id)?).changes_since(since))
+        self.with_loaded(id, |concert| concert.changes_since(since))
     }
 
-    pub(super) fn watch(&self, id: ConcertId) -> Option<watch::Receiver<u64>> {
-        Some(lock(&*self.concert(id)?).revision.subscribe())
+    pub(super) fn watch(&self, id: ConcertId) -> Option<watch::Receiver<()>> {
+        self.with_loaded(id, |concert| concert.changed.subscribe())
     }
 
-    pub(super) fn release_expired(&self, now: DateTime<Utc>) -> usize {
+    pub(super) fn release_expired(&self) -> usize {
+        let now = self.clock.now();
         let concerts = self.concerts();
         let released: Vec<HoldId> =
             concerts.iter().flat_map(|(_, concert)| lock(concert).release_expired(now)).collect();
@@ -193,50 +256,49 @@ impl MemoryHolds {
     }
 
     pub(super) fn unsold(&self) -> Vec<(ConcertId, u32)> {
-        self.concerts().into_iter().map(|(id, concert)| (id, lock(&concert).unsold)).collect()
+        let concerts = self.concerts();
+        let unsold = concerts.iter().map(|(id, concert)| (*id, lock(concert)));
+        unsold.filter(|(_, concert)| concert.is_loaded).map(|(id, concert)| (id, concert.unsold)).collect()
     }
 
     pub(super) fn forget_unused(&self) -> usize {
         let mut concerts = lock(&self.concerts);
         let before = concerts.len();
-        concerts.retain(|_, loaded| {
+        concerts.retain(|_, known| {
             // Whoever has it in hand may be about to hold a seat of it.
-            let is_in_hand = Arc::strong_count(&loaded.concert) > 1;
-            std::mem::take(&mut loaded.is_used) || is_in_hand || lock(&loaded.concert).is_needed()
+            let is_in_hand = Arc::strong_count(&known.concert) > 1;
+            std::mem::take(&mut known.is_used) || is_in_hand || lock(&known.concert).is_needed()
         });
         before - concerts.len()
     }
 }
 
 impl Concert {
-    fn new(sold: Sold) -> Self {
-        let mut states = vec![SeatState::Available; sold.places as usize];
-        for seat in &sold.seats {
-            states[*seat as usize] = SeatState::Sold;
+    /// Takes the sold seats as they are in the database. What is held stays held.
+    fn load(&mut self, sold: Sold) {
+        self.states = vec![SeatState::Available; sold.places as usize];
+        let held = self.holds.values().flat_map(|hold| &hold.seats).map(|seat| (*seat, SeatState::Held));
+        for (seat, state) in held.chain(sold.seats.iter().map(|seat| (*seat, SeatState::Sold))) {
+            self.states[seat as usize] = state;
         }
-        let fans = sold.fans.into_iter().map(|(fan, sold)| (fan, Count { held: 0, sold })).collect();
-        Self {
-            epoch: rand::random(),
-            unsold: states.iter().filter(|state| **state != SeatState::Sold).count() as u32,
-            states,
-            holds: HashMap::new(),
-            being_booked: HashMap::new(),
-            expiries: BTreeSet::new(),
-            fans,
-            keys: HashMap::new(),
-            key_ends: VecDeque::new(),
-            changes: VecDeque::new(),
-            revision: watch::Sender::new(0),
+        for count in self.fans.values_mut() {
+            count.sold = 0;
         }
+        for (fan, seats) in sold.fans {
+            self.fans.entry(fan).or_default().sold = seats;
+        }
+        self.unsold = self.states.iter().filter(|state| **state != SeatState::Sold).count() as u32;
+        (self.is_loaded, self.epoch, self.number) = (true, rand::random(), 0);
+        self.changes.clear();
     }
 
     fn revision(&self) -> Revision {
-        Revision { epoch: self.epoch, number: *self.revision.borrow() }
+        Revision { epoch: self.epoch, number: self.number }
     }
 
     /// Whether something would be lost with it: holds, keys that were used, someone who watches.
     fn is_needed(&self) -> bool {
-        !self.holds.is_empty() || !self.keys.is_empty() || self.revision.receiver_count() > 0
+        !self.holds.is_empty() || !self.keys.is_empty() || self.changed.receiver_count() > 0
     }
 
     fn live(&self, hold: HoldId, now: DateTime<Utc>) -> Option<&Hold> {
@@ -250,7 +312,7 @@ impl Concert {
     }
 
     fn hold(&mut self, wish: Wish, now: DateTime<Utc>) -> Granted {
-        let Wish { hold, limit, request_key, fingerprint } = wish;
+        let Wish { mut hold, limit, request_key, fingerprint } = wish;
         let key = (hold.fan, request_key);
         if let Some(granted) = self.find_granted(&key, &fingerprint) {
             return granted;
@@ -265,10 +327,11 @@ impl Concert {
         if !taken.is_empty() {
             return Granted::Taken(taken);
         }
+        (hold.create_time, hold.expire_time) = (now, now + (hold.expire_time - hold.create_time));
         self.change(&hold.seats, SeatState::Held);
         self.fans.entry(hold.fan).or_default().held += hold.seats.len() as u32;
         self.expiries.insert((hold.expire_time, hold.id));
-        self.key_ends.push_back((now + crate::domain::hold::MAX_LIFE + KEY_LIFETIME, key.clone()));
+        self.key_ends.push_back((now + MAX_LIFE + KEY_LIFETIME, key.clone()));
         self.keys.insert(key, Key { hold: hold.id, fingerprint });
         self.holds.insert(hold.id, hold.clone());
         Granted::Held(hold)
@@ -305,6 +368,9 @@ impl Concert {
         if let Some(hold) = hold {
             self.remove(hold);
         }
+        if !self.is_loaded {
+            return;
+        }
         // Doing it again must count nothing twice.
         let new: Vec<Ordinal> = self.in_state(seats, |state| state != SeatState::Sold);
         self.change(&new, SeatState::Sold);
@@ -313,6 +379,9 @@ impl Concert {
     }
 
     fn free(&mut self, fan: UserId, seats: &[Ordinal]) {
+        if !self.is_loaded {
+            return;
+        }
         let sold: Vec<Ordinal> = self.in_state(seats, |state| state == SeatState::Sold);
         self.change(&sold, SeatState::Available);
         self.unsold += sold.len() as u32;
@@ -332,12 +401,12 @@ impl Concert {
         for seat in seats {
             self.states[*seat as usize] = state;
         }
-        let number = *self.revision.borrow() + 1;
+        self.number += 1;
         if self.changes.len() == CHANGES_KEPT {
             self.changes.pop_front();
         }
-        self.changes.push_back((number, seats.to_vec()));
-        self.revision.send_replace(number);
+        self.changes.push_back((self.number, seats.to_vec()));
+        self.changed.send_replace(());
     }
 
     fn changes_since(&self, since: Revision) -> Changes {

@@ -4,24 +4,35 @@
 #[cfg(test)]
 mod contract;
 mod memory;
+mod redis;
 
-use chrono::{DateTime, Utc};
-use mesh::id::{ConcertId, HoldId, UserId};
+use chrono::TimeDelta;
+use mesh::{
+    clock::Clock,
+    id::{ConcertId, HoldId, UserId},
+    redis::{Redis, RedisError},
+};
 use tokio::sync::watch;
 
-use self::memory::MemoryHolds;
+use self::{memory::MemoryHolds, redis::RedisHolds};
 use crate::domain::{hold::Hold, layout::Ordinal};
 
-/// The holds of all concerts.
+/// How long a key is remembered after its hold's longest life.
+const KEY_LIFETIME: TimeDelta = TimeDelta::hours(1);
+
+/// The holds of all concerts. Each adapter has a clock of its own, by which holds expire.
 #[derive(Debug)]
 pub(crate) enum Holds {
     /// In this process.
     Memory(MemoryHolds),
+    /// In Redis, for all replicas.
+    Redis(RedisHolds),
 }
 
 /// A wish for seats.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
+    /// What is wanted, and how long: it begins when it is granted.
     pub(crate) hold: Hold,
     /// Seats that the fan may have of this concert, holds and bookings together.
     pub(crate) limit: u32,
@@ -114,23 +125,57 @@ pub(crate) struct Changes {
     pub(crate) seats: Option<Vec<(Ordinal, SeatState)>>,
 }
 
+/// What they do; each fails only if Redis does, and then nobody knows whether it was done.
 impl Holds {
-    /// Holds in this process.
-    pub(crate) fn memory() -> Self {
-        Self::Memory(MemoryHolds::default())
+    /// Holds in this process, which expire by this clock.
+    pub(crate) fn memory(clock: Clock) -> Self {
+        Self::Memory(MemoryHolds::new(clock))
     }
 
-    /// Makes a concert's sold seats known, unless they are already.
-    pub(crate) async fn load(&self, concert: ConcertId, sold: Sold) {
+    /// Holds in Redis, which expire by its clock.
+    pub(crate) fn redis(redis: Redis) -> Self {
+        Self::Redis(RedisHolds::new(redis))
+    }
+
+    /// To be asked before a concert's sold seats are read from the database: they can be loaded as long as nobody changed them
+    /// meanwhile.
+    pub(crate) async fn begin_load(&self, concert: ConcertId) -> Result<u64, RedisError> {
         match self {
-            Self::Memory(memory) => memory.load(concert, sold),
+            Self::Memory(memory) => Ok(memory.begin_load(concert)),
+            Self::Redis(redis) => redis.begin_load(concert).await,
+        }
+    }
+
+    /// Makes a concert's sold seats known, unless they are already. False: they were changed since the loading began, and
+    /// must be read again. Holds stay as they are.
+    pub(crate) async fn load(
+        &self,
+        concert: ConcertId,
+        sold: Sold,
+        begun_at: u64,
+    ) -> Result<bool, RedisError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.load(concert, sold, begun_at)),
+            Self::Redis(redis) => redis.load(concert, sold, begun_at).await,
+        }
+    }
+
+    /// Forgets a concert's sold seats, as they are in doubt: whoever asks next has them loaded anew. Holds stay as they are.
+    pub(crate) async fn unload(&self, concert: ConcertId) -> Result<(), RedisError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.unload(concert);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.unload(concert).await,
         }
     }
 
     /// Keeps all the seats of a wish, or none.
-    pub(crate) async fn hold(&self, wish: Wish, now: DateTime<Utc>) -> Granted {
+    pub(crate) async fn hold(&self, wish: Wish) -> Result<Granted, RedisError> {
         match self {
-            Self::Memory(memory) => memory.hold(wish, now),
+            Self::Memory(memory) => Ok(memory.hold(wish)),
+            Self::Redis(redis) => redis.hold(wish).await,
         }
     }
 
@@ -141,55 +186,58 @@ impl Holds {
         fan: UserId,
         request_key: &str,
         fingerprint: &[u8; 32],
-    ) -> Option<Granted> {
+    ) -> Result<Option<Granted>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.find_granted(concert, fan, request_key, fingerprint),
+            Self::Memory(memory) => Ok(memory.find_granted(concert, fan, request_key, fingerprint)),
+            Self::Redis(redis) => redis.find_granted(concert, fan, request_key, fingerprint).await,
         }
     }
 
     /// A hold that has not expired.
-    pub(crate) async fn find(&self, hold: HoldId, now: DateTime<Utc>) -> Option<Hold> {
+    pub(crate) async fn find(&self, hold: HoldId) -> Result<Option<Hold>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.find(hold, now),
+            Self::Memory(memory) => Ok(memory.find(hold)),
+            Self::Redis(redis) => redis.find(hold).await,
         }
     }
 
-    /// Moves a hold's end later. The hold as it is then, if it has not expired.
-    pub(crate) async fn extend(
-        &self,
-        hold: HoldId,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Option<Hold> {
+    /// Makes a hold last so long from its making on, if it does not already. The hold as it is then, if it has not expired.
+    pub(crate) async fn extend(&self, hold: &Hold, life: TimeDelta) -> Result<Option<Hold>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.extend(hold, until, now),
+            Self::Memory(memory) => Ok(memory.extend(hold, life)),
+            Self::Redis(redis) => redis.extend(hold, life).await,
         }
     }
 
-    /// Moves a hold's end later and keeps it from being given back until then, as it is being booked. The hold as it is
-    /// then, if it has not expired.
+    /// Makes a hold last so long from now on, if it does not already, and keeps it from being given back until then, as it is
+    /// being booked. The hold as it is then, if it has not expired.
     pub(crate) async fn begin_booking(
         &self,
         hold: HoldId,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Option<Hold> {
+        patience: TimeDelta,
+    ) -> Result<Option<Hold>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.begin_booking(hold, until, now),
+            Self::Memory(memory) => Ok(memory.begin_booking(hold, patience)),
+            Self::Redis(redis) => redis.begin_booking(hold, patience).await,
         }
     }
 
     /// The hold became no booking: it can be given back again.
-    pub(crate) async fn end_booking(&self, hold: HoldId) {
+    pub(crate) async fn end_booking(&self, hold: &Hold) -> Result<(), RedisError> {
         match self {
-            Self::Memory(memory) => memory.end_booking(hold),
+            Self::Memory(memory) => {
+                memory.end_booking(hold);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.end_booking(hold).await,
         }
     }
 
     /// Gives a hold's seats back, unless it is being booked.
-    pub(crate) async fn release(&self, hold: HoldId, now: DateTime<Utc>) -> Released {
+    pub(crate) async fn release(&self, hold: HoldId) -> Result<Released, RedisError> {
         match self {
-            Self::Memory(memory) => memory.release(hold, now),
+            Self::Memory(memory) => Ok(memory.release(hold)),
+            Self::Redis(redis) => redis.release(hold).await,
         }
     }
 
@@ -200,66 +248,89 @@ impl Holds {
         fan: UserId,
         seats: &[Ordinal],
         hold: Option<HoldId>,
-    ) {
+    ) -> Result<(), RedisError> {
         match self {
-            Self::Memory(memory) => memory.settle(concert, fan, seats, hold),
+            Self::Memory(memory) => {
+                memory.settle(concert, fan, seats, hold);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.settle(concert, fan, seats, hold).await,
         }
     }
 
     /// Notes that a fan gave seats back.
-    pub(crate) async fn free(&self, concert: ConcertId, fan: UserId, seats: &[Ordinal]) {
+    pub(crate) async fn free(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        seats: &[Ordinal],
+    ) -> Result<(), RedisError> {
         match self {
-            Self::Memory(memory) => memory.free(concert, fan, seats),
+            Self::Memory(memory) => {
+                memory.free(concert, fan, seats);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.free(concert, fan, seats).await,
         }
     }
 
     /// All seats of a concert. None: not loaded.
-    pub(crate) async fn snapshot(&self, concert: ConcertId) -> Option<Snapshot> {
+    pub(crate) async fn snapshot(&self, concert: ConcertId) -> Result<Option<Snapshot>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.snapshot(concert),
+            Self::Memory(memory) => Ok(memory.snapshot(concert)),
+            Self::Redis(redis) => redis.snapshot(concert).await,
         }
     }
 
     /// What changed since a point. None: not loaded.
-    pub(crate) async fn changes_since(&self, concert: ConcertId, since: Revision) -> Option<Changes> {
+    pub(crate) async fn changes_since(
+        &self,
+        concert: ConcertId,
+        since: Revision,
+    ) -> Result<Option<Changes>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.changes_since(concert, since),
+            Self::Memory(memory) => Ok(memory.changes_since(concert, since)),
+            Self::Redis(redis) => redis.changes_since(concert, since).await,
         }
     }
 
-    /// Tells when a concert's seats change, by the number of its revision. None: not loaded.
-    pub(crate) async fn watch(&self, concert: ConcertId) -> Option<watch::Receiver<u64>> {
+    /// Tells when a concert's seats change, or are no longer loaded. None: not loaded.
+    pub(crate) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.watch(concert),
+            Self::Memory(memory) => Ok(memory.watch(concert)),
+            Self::Redis(redis) => redis.watch(concert).await,
         }
     }
 
-    /// Gives back the seats of every hold that has expired. How many holds there were.
-    pub(crate) async fn release_expired(&self, now: DateTime<Utc>) -> usize {
+    /// Gives back the seats of holds that have expired, of all concerts that were asked for here. How many holds there were.
+    pub(crate) async fn release_expired(&self) -> Result<usize, RedisError> {
         match self {
-            Self::Memory(memory) => memory.release_expired(now),
+            Self::Memory(memory) => Ok(memory.release_expired()),
+            Self::Redis(redis) => redis.release_expired().await,
         }
     }
 
-    /// How many holds there are; for a moment also those that have just expired.
-    pub(crate) async fn count(&self) -> usize {
+    /// How many holds there are of the concerts that were asked for here; for a moment also those that have just expired.
+    pub(crate) async fn count(&self) -> Result<usize, RedisError> {
         match self {
-            Self::Memory(memory) => memory.count(),
+            Self::Memory(memory) => Ok(memory.count()),
+            Self::Redis(redis) => redis.count().await,
         }
     }
 
-    /// Forgets concerts without holds that nobody asked for since the last time: who asks again has them loaded anew.
-    /// How many there were.
-    pub(crate) async fn forget_unused(&self) -> usize {
+    /// Forgets concerts without holds that nobody asked for here since the last time. How many there were.
+    pub(crate) async fn forget_unused(&self) -> Result<usize, RedisError> {
         match self {
-            Self::Memory(memory) => memory.forget_unused(),
+            Self::Memory(memory) => Ok(memory.forget_unused()),
+            Self::Redis(redis) => redis.forget_unused().await,
         }
     }
 
-    /// How many places of each loaded concert are not sold.
-    pub(crate) async fn unsold(&self) -> Vec<(ConcertId, u32)> {
+    /// How many places are not sold of each concert that is loaded and was asked for here.
+    pub(crate) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {
         match self {
-            Self::Memory(memory) => memory.unsold(),
+            Self::Memory(memory) => Ok(memory.unsold()),
+            Self::Redis(redis) => redis.unsold().await,
         }
     }
 }

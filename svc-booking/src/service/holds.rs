@@ -45,11 +45,15 @@ impl HoldService for Shared {
         let concert: ConcertId = field::id("concert_id", &message.concert_id)?;
         check_shape(&message)?;
         let sale = self.catalog.find(concert).await?;
-        // What this key was given before is given again, whatever has become of the sale.
-        if let Some(granted) = self.holds.find_granted(concert, fan, &request_key, &fingerprint).await {
+        // What this key was given before is given again, whatever has become of the sale. Whoever names seats of a sale that
+        // is open is told so by the hold itself.
+        let is_open = sale.check_open(self.clock.now());
+        if (is_open.is_err() || message.best_available.is_some())
+            && let Some(granted) = self.find_granted(concert, fan, &request_key, &fingerprint).await?
+        {
             return self.answer_grant(&sale, fan, granted).await;
         }
-        sale.check_open(self.clock.now()).map_err(Error::from)?;
+        is_open.map_err(Error::from)?;
         let wish = |found: Found| Wish {
             hold: self.new_hold(concert, fan, found),
             limit: sale.max_seats_per_fan,
@@ -88,7 +92,7 @@ impl HoldService for Shared {
         if let Some(booking) = self.store.find_by_hold(id).await? {
             return Err(Error::HoldBooked(booking).into());
         }
-        let hold = match self.holds.release(id, self.clock.now()).await {
+        let hold = match self.holds.release(id).await.map_err(Error::from)? {
             Released::BeingBooked => return Err(Error::InProgress.into()),
             Released::GivenBack(hold) => {
                 let sale = self.catalog.find(hold.concert).await?;
@@ -104,6 +108,16 @@ impl HoldService for Shared {
 }
 
 impl Shared {
+    async fn find_granted(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        request_key: &str,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<Granted>, Error> {
+        Ok(self.holds.find_granted(concert, fan, request_key, fingerprint).await?)
+    }
+
     /// How long a hold lasts, if nothing extends it.
     pub(crate) fn hold_life(&self) -> TimeDelta {
         TimeDelta::from_std(self.hold_ttl).unwrap_or(hold::MAX_LIFE).min(hold::MAX_LIFE)
@@ -184,7 +198,7 @@ impl Shared {
         if !hold::belongs_to(id, fan) {
             return Err(Error::HoldNotFound);
         }
-        if let Some(hold) = self.holds.find(id, self.clock.now()).await {
+        if let Some(hold) = self.holds.find(id).await? {
             // The mark in the id is only a hint: the owner decides.
             return if hold.fan == fan { Ok(hold) } else { Err(Error::HoldNotFound) };
         }

@@ -102,7 +102,7 @@ async fn watch(
     mut since: Revision,
     watcher: mpsc::Sender<Result<WatchSeatsResponse, Status>>,
 ) {
-    let Some(mut revisions) = shared.holds.watch(sale.concert).await else { return };
+    let Ok(Some(mut revisions)) = shared.holds.watch(sale.concert).await else { return };
     revisions.mark_changed();
     let mut is_first = true;
     loop {
@@ -111,7 +111,14 @@ async fn watch(
             changed = revisions.changed() => if changed.is_err() { return },
         }
         revisions.mark_unchanged();
-        let Some(changes) = shared.holds.changes_since(sale.concert, since).await else { return };
+        let changes = match shared.changes_since(&sale, since).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                // The stream ends, and the watcher comes back.
+                let _ = watcher.send(Err(error.into())).await;
+                return;
+            }
+        };
         since = changes.revision;
         if !is_first && changes.seats.as_ref().is_some_and(Vec::is_empty) {
             continue;

@@ -162,7 +162,7 @@ impl House {
 
     /// The hold as it is now.
     pub(crate) async fn find_hold(&self, hold: HoldId) -> Option<Hold> {
-        self.shared.holds.find(hold, self.clock.now()).await
+        self.shared.holds.find(hold).await.unwrap()
     }
 
     pub(crate) async fn book(&self, fan: UserId, hold: HoldId, key: &str) -> Result<Outcome, Error> {
@@ -290,7 +290,7 @@ fn neighbours(service_key: &Secret, clock: &Clock, concert: SocketAddr, payment:
 fn process(database: Database, neighbours: Neighbours, clock: &Clock) -> Shared {
     Shared {
         store: Store::new(database),
-        holds: Arc::new(Holds::memory()),
+        holds: Arc::new(Holds::memory(clock.clone())),
         catalog: Arc::new(Catalog::new(neighbours.clone())),
         neighbours,
         views: Arc::new(Views::default()),

@@ -51,7 +51,7 @@ async fn wear_out(process: &Shared, house: &House) {
     })
     .await;
     house.shared.store.fail(&booking, PaymentFailure::Unavailable).await.unwrap();
-    house.shared.holds.release(booking.hold.unwrap(), house.clock.now()).await;
+    house.shared.holds.release(booking.hold.unwrap()).await.unwrap();
 }
 
 #[tokio::test]

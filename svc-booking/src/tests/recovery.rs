@@ -240,7 +240,7 @@ async fn a_worker_that_wakes_too_late_takes_no_seat_from_anybody() {
     house.shared.run(stale, Attempt::First).await.unwrap();
 
     house.clock.advance(HOLD_TTL);
-    house.shared.holds.release_expired(house.clock.now()).await;
+    house.shared.holds.release_expired().await.unwrap();
     assert_eq!(house.letters().await, "AAAAAAAAAA", "the seat is not lost");
     let hold = house.hold(other, &["A-1-2"]).await;
     assert_eq!(house.booked(other, hold.id, "key").await.state, State::Confirmed);
@@ -254,7 +254,7 @@ async fn seats_that_were_sold_again_are_not_given_back_by_whoever_had_them_befor
     house.clock.advance(LEASE + TimeDelta::seconds(1));
     let current = house.shared.store.take_over(stale.clone(), house.clock.now()).await.unwrap().unwrap();
     house.shared.store.fail(&current, PaymentFailure::Declined).await.unwrap();
-    house.shared.holds.release(stale.hold.unwrap(), house.clock.now()).await;
+    house.shared.holds.release(stale.hold.unwrap()).await.unwrap();
     let hold = house.hold(other, &["A-1-2"]).await;
     house.booked(other, hold.id, "key").await;
 

@@ -124,6 +124,7 @@ impl House {
             currency: Currency::KRW,
             concert_url: url(concert),
             payment_url: url(payment),
+            redis_url: None,
             hold_ttl: Duration::from_secs(600),
         };
         let payment_config = svc_payment::Config {

@@ -115,6 +115,7 @@ impl Workshop {
             currency: Currency::KRW,
             concert_url: uri(concert),
             payment_url: uri(payment_line.address()),
+            redis_url: None,
             hold_ttl: Duration::from_secs(600),
         };
         tokio::spawn(svc_booking::serve(config, at_booking, clock.clone(), Shutdown::new()));

@@ -1,0 +1,510 @@
+//! Holds in Redis, for all replicas. Each operation is one script on the keys of a concert, which are in one slot of a
+//! cluster; all of it may be lost at any time (docs/decisions/0012).
+//!
+//! Expiry is judged by Redis' clock: what the wish says of times only tells how long.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fred::{
+    bytes::Bytes,
+    interfaces::{HashesInterface, KeysInterface},
+    types::{Expiration, Value, scripts::Script},
+};
+use futures_util::future::{join_all, try_join_all};
+use mesh::{
+    id::{ConcertId, HoldId, Id, UserId},
+    redis::{Redis, RedisError},
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{Changes, Granted, KEY_LIFETIME, Released, Revision, SeatState, Snapshot, Sold, Wish};
+use crate::domain::{
+    hold::{Hold, MAX_LIFE},
+    layout::Ordinal,
+};
+
+/// How often concerts that somebody watches are looked at.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// How long a concert's keys are kept after they were used last.
+const LIFETIME: TimeDelta = TimeDelta::hours(24);
+
+/// A script, behind what all of them begin with.
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| Script::from_lua(concat!(include_str!("redis/shared.lua"), include_str!($file))))
+    };
+}
+
+static HOLD: LazyLock<Script> = script!("redis/hold.lua");
+static FIND: LazyLock<Script> = script!("redis/find.lua");
+static EXTEND: LazyLock<Script> = script!("redis/extend.lua");
+static BEGIN_BOOKING: LazyLock<Script> = script!("redis/begin_booking.lua");
+static END_BOOKING: LazyLock<Script> = script!("redis/end_booking.lua");
+static RELEASE: LazyLock<Script> = script!("redis/release.lua");
+static SETTLE: LazyLock<Script> = script!("redis/settle.lua");
+static FREE: LazyLock<Script> = script!("redis/free.lua");
+static RELEASE_EXPIRED: LazyLock<Script> = script!("redis/release_expired.lua");
+static SNAPSHOT: LazyLock<Script> = script!("redis/snapshot.lua");
+static CHANGES: LazyLock<Script> = script!("redis/changes.lua");
+static LOAD: LazyLock<Script> = script!("redis/load.lua");
+static UNLOAD: LazyLock<Script> = script!("redis/unload.lua");
+static KEEP: LazyLock<Script> = script!("redis/keep.lua");
+
+/// The holds of all concerts.
+#[derive(Debug)]
+pub(crate) struct RedisHolds {
+    redis: Redis,
+    /// The concerts that this process was asked for: it gives back their expired holds.
+    concerts: Arc<Mutex<HashMap<ConcertId, Known>>>,
+    /// How far a test has moved the clock, in milliseconds.
+    #[cfg(test)]
+    clock_shift: std::sync::atomic::AtomicI64,
+}
+
+/// What this process knows of a concert.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whether it was asked for since the last sweep of those that nobody asks for.
+    is_used: bool,
+    /// For who watches it here.
+    changed: watch::Sender<()>,
+    /// As of when those were told last. None: it was not loaded.
+    seen: Option<(String, String)>,
+}
+
+impl RedisHolds {
+    /// Holds in this Redis. Those who watch are told of changes as long as this lives.
+    pub(super) fn new(redis: Redis) -> Self {
+        let concerts = Arc::default();
+        tokio::spawn(follow(redis.clone(), Arc::downgrade(&concerts)));
+        Self {
+            redis,
+            concerts,
+            #[cfg(test)]
+            clock_shift: 0.into(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn move_clock(&self, by: TimeDelta) {
+        self.clock_shift.fetch_add(by.num_milliseconds(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn clock_shift(&self) -> i64 {
+        #[cfg(test)]
+        return self.clock_shift.load(std::sync::atomic::Ordering::Relaxed);
+        #[cfg(not(test))]
+        0
+    }
+
+    fn concerts(&self) -> MutexGuard<'_, HashMap<ConcertId, Known>> {
+        self.concerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a script on a concert.
+    async fn run<Answer: fred::types::FromValue>(
+        &self,
+        script: &Script,
+        concert: ConcertId,
+        arguments: Vec<Value>,
+    ) -> Result<Answer, RedisError> {
+        self.run_on(script, concert, keys(concert), arguments).await
+    }
+
+    async fn run_on<Answer: fred::types::FromValue>(
+        &self,
+        script: &Script,
+        concert: ConcertId,
+        keys: Vec<String>,
+        arguments: Vec<Value>,
+    ) -> Result<Answer, RedisError> {
+        self.concerts().entry(concert).or_default().is_used = true;
+        let mut all = Vec::with_capacity(arguments.len() + 1);
+        all.push(self.clock_shift().into());
+        all.extend(arguments);
+        self.redis.run(script, keys, all).await
+    }
+
+    /// The concert that a hold is of.
+    async fn concert_of(&self, hold: HoldId) -> Result<Option<ConcertId>, RedisError> {
+        let concert: Option<String> = self.redis.connected()?.get(hold_key(hold)).await?;
+        Ok(concert.and_then(|concert| Uuid::try_parse(&concert).ok()).map(ConcertId::from_uuid))
+    }
+
+    pub(super) async fn begin_load(&self, concert: ConcertId) -> Result<u64, RedisError> {
+        let loads: Option<u64> = self.redis.connected()?.get(key(concert, "loads")).await?;
+        Ok(loads.unwrap_or(0))
+    }
+
+    pub(super) async fn load(
+        &self,
+        concert: ConcertId,
+        sold: Sold,
+        begun_at: u64,
+    ) -> Result<bool, RedisError> {
+        let mut bitmap = vec![0_u8; (sold.places as usize).div_ceil(8)];
+        for seat in &sold.seats {
+            bitmap[*seat as usize / 8] |= 0x80 >> (seat % 8);
+        }
+        let unsold = sold.places - bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>();
+        let mut arguments: Vec<Value> = vec![
+            begun_at.to_string().into(),
+            format!("{:016x}", rand::random::<u64>()).into(),
+            sold.places.into(),
+            unsold.into(),
+            Bytes::from(bitmap).into(),
+            LIFETIME.num_milliseconds().into(),
+        ];
+        for (fan, count) in sold.fans {
+            arguments.extend([fan.uuid().simple().to_string().into(), count.into()]);
+        }
+        let is_loaded: Option<bool> = self.run(&LOAD, concert, arguments).await?;
+        Ok(is_loaded == Some(true))
+    }
+
+    pub(super) async fn unload(&self, concert: ConcertId) -> Result<(), RedisError> {
+        self.run(&UNLOAD, concert, Vec::new()).await
+    }
+
+    pub(super) async fn hold(&self, wish: Wish) -> Result<Granted, RedisError> {
+        let Wish { hold, limit, request_key, fingerprint } = wish;
+        let mut keys = keys(hold.concert);
+        keys.push(request_key_of(hold.concert, hold.fan, &request_key));
+        let mut arguments: Vec<Value> = vec![
+            text_of(hold.id).into(),
+            hold.fan.uuid().simple().to_string().into(),
+            limit.into(),
+            (hold.expire_time - hold.create_time).num_milliseconds().into(),
+            (MAX_LIFE + KEY_LIFETIME).num_milliseconds().into(),
+            hex(&fingerprint).into(),
+            i64::from(hold.is_adjacent).into(),
+        ];
+        arguments.extend(hold.seats.iter().map(|seat| Value::from(*seat)));
+        // Known before it is there: whoever finds it too early finds nothing.
+        let (concert, place) = (hold.concert.uuid().simple().to_string(), hold_key(hold.id));
+        let expiration = Expiration::PX((MAX_LIFE + KEY_LIFETIME).num_milliseconds());
+        let client = self.redis.connected()?;
+        let (noted, granted) = tokio::join!(
+            client.set::<(), _, _>(place, concert, Some(expiration), None, false),
+            self.run_on::<Vec<String>>(&HOLD, hold.concert, keys, arguments)
+        );
+        let granted = granted?;
+        noted.map_err(RedisError::from)?;
+        let detail = granted.get(1).map_or("", String::as_str);
+        Ok(match granted.first().map(String::as_str) {
+            Some("not loaded") => Granted::NotLoaded,
+            Some("key reused") => Granted::KeyReused,
+            Some("replayed") => Granted::Replayed(read_id(detail)?),
+            Some("limit exceeded") => Granted::LimitExceeded { remaining: number(detail)? },
+            Some("taken") => Granted::Taken(read_seats(detail)?),
+            Some("held") => Granted::Held(read_hold(hold.id, hold.concert, detail)?),
+            _ => return Err(unreadable(detail)),
+        })
+    }
+
+    pub(super) async fn find_granted(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        request_key: &str,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<Granted>, RedisError> {
+        let key = request_key_of(concert, fan, request_key);
+        let known: Option<String> = self.redis.connected()?.get(key).await?;
+        let Some(known) = known else { return Ok(None) };
+        let (id, first_fingerprint) = known.split_once(' ').ok_or_else(|| unreadable(&known))?;
+        let is_same = first_fingerprint == hex(fingerprint);
+        Ok(Some(if is_same { Granted::Replayed(read_id(id)?) } else { Granted::KeyReused }))
+    }
+
+    pub(super) async fn find(&self, hold: HoldId) -> Result<Option<Hold>, RedisError> {
+        let Some(concert) = self.concert_of(hold).await? else { return Ok(None) };
+        self.hold_after(&FIND, concert, hold, &[]).await
+    }
+
+    pub(super) async fn extend(&self, hold: &Hold, life: TimeDelta) -> Result<Option<Hold>, RedisError> {
+        self.hold_after(&EXTEND, hold.concert, hold.id, &[life.min(MAX_LIFE)]).await
+    }
+
+    pub(super) async fn begin_booking(
+        &self,
+        hold: HoldId,
+        patience: TimeDelta,
+    ) -> Result<Option<Hold>, RedisError> {
+        let Some(concert) = self.concert_of(hold).await? else { return Ok(None) };
+        self.hold_after(&BEGIN_BOOKING, concert, hold, &[patience, MAX_LIFE]).await
+    }
+
+    /// A hold as it is after a script, if it is.
+    async fn hold_after(
+        &self,
+        script: &Script,
+        concert: ConcertId,
+        hold: HoldId,
+        durations: &[TimeDelta],
+    ) -> Result<Option<Hold>, RedisError> {
+        let mut arguments: Vec<Value> = vec![text_of(hold).into()];
+        arguments.extend(durations.iter().map(|duration| Value::from(duration.num_milliseconds())));
+        let record: Option<String> = self.run(script, concert, arguments).await?;
+        record.map(|record| read_hold(hold, concert, &record)).transpose()
+    }
+
+    pub(super) async fn end_booking(&self, hold: &Hold) -> Result<(), RedisError> {
+        self.run(&END_BOOKING, hold.concert, vec![text_of(hold.id).into()]).await
+    }
+
+    pub(super) async fn release(&self, hold: HoldId) -> Result<Released, RedisError> {
+        let Some(concert) = self.concert_of(hold).await? else { return Ok(Released::Gone) };
+        let released: Vec<String> = self.run(&RELEASE, concert, vec![text_of(hold).into()]).await?;
+        match released.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["gone"] => Ok(Released::Gone),
+            ["being booked"] => Ok(Released::BeingBooked),
+            ["given back", record] => Ok(Released::GivenBack(read_hold(hold, concert, record)?)),
+            _ => Err(unreadable(&released.join(" "))),
+        }
+    }
+
+    pub(super) async fn settle(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        seats: &[Ordinal],
+        hold: Option<HoldId>,
+    ) -> Result<(), RedisError> {
+        let mut arguments: Vec<Value> =
+            vec![fan.uuid().simple().to_string().into(), hold.map(text_of).unwrap_or_default().into()];
+        arguments.extend(seats.iter().map(|seat| Value::from(*seat)));
+        self.run(&SETTLE, concert, arguments).await
+    }
+
+    pub(super) async fn free(
+        &self,
+        concert: ConcertId,
+        fan: UserId,
+        seats: &[Ordinal],
+    ) -> Result<(), RedisError> {
+        let mut arguments: Vec<Value> = vec![fan.uuid().simple().to_string().into()];
+        arguments.extend(seats.iter().map(|seat| Value::from(*seat)));
+        self.run(&FREE, concert, arguments).await
+    }
+
+    pub(super) async fn snapshot(&self, concert: ConcertId) -> Result<Option<Snapshot>, RedisError> {
+        let found: Option<(String, u64, u32, Bytes, Bytes)> =
+            self.run(&SNAPSHOT, concert, Vec::new()).await?;
+        let Some((epoch, number, places, held, sold)) = found else { return Ok(None) };
+        let has = |bitmap: &[u8], seat: u32| {
+            bitmap.get(seat as usize / 8).is_some_and(|byte| byte & (0x80 >> (seat % 8)) != 0)
+        };
+        let state = |seat| match (has(&sold, seat), has(&held, seat)) {
+            (true, _) => SeatState::Sold,
+            (false, true) => SeatState::Held,
+            (false, false) => SeatState::Available,
+        };
+        Ok(Some(Snapshot {
+            revision: read_revision(&epoch, number)?,
+            states: (0..places).map(state).collect(),
+        }))
+    }
+
+    pub(super) async fn changes_since(
+        &self,
+        concert: ConcertId,
+        since: Revision,
+    ) -> Result<Option<Changes>, RedisError> {
+        let arguments = vec![format!("{:016x}", since.epoch).into(), since.number.to_string().into()];
+        let found: Option<Vec<Value>> = self.run(&CHANGES, concert, arguments).await?;
+        let Some(found) = found else { return Ok(None) };
+        let mut found = found.into_iter();
+        let (Some(epoch), Some(number)) = (found.next(), found.next()) else {
+            return Err(unreadable("a revision"));
+        };
+        let revision = read_revision(&epoch.convert::<String>()?, number.convert()?)?;
+        let Some(changes) = found.next() else { return Ok(Some(Changes { revision, seats: None })) };
+        // The newest come first: a seat is as its first change says.
+        let mut states: HashMap<Ordinal, SeatState> = HashMap::new();
+        let mut seats = Vec::new();
+        for change in changes.convert::<Vec<String>>()? {
+            let (letter, changed) = change.split_once(' ').ok_or_else(|| unreadable(&change))?;
+            let state = match letter {
+                "A" => SeatState::Available,
+                "H" => SeatState::Held,
+                "S" => SeatState::Sold,
+                _ => return Err(unreadable(&change)),
+            };
+            for seat in read_seats(changed)? {
+                states.entry(seat).or_insert_with(|| {
+                    seats.push(seat);
+                    state
+                });
+            }
+        }
+        seats.sort_unstable();
+        Ok(Some(Changes {
+            revision,
+            seats: Some(seats.into_iter().map(|seat| (seat, states[&seat])).collect()),
+        }))
+    }
+
+    pub(super) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
+        // First: what changes after it was looked at is a change.
+        let receiver = self.concerts().entry(concert).or_default().changed.subscribe();
+        let seen = revision_of(&self.redis, concert).await?;
+        if let Some(known) = self.concerts().get_mut(&concert)
+            && known.changed.receiver_count() == 1
+        {
+            known.seen.clone_from(&seen);
+        }
+        Ok(seen.map(|_| receiver))
+    }
+
+    pub(super) async fn release_expired(&self) -> Result<usize, RedisError> {
+        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let shift = self.clock_shift();
+        let sweeps = concerts.into_iter().map(async |concert| {
+            let arguments: Vec<Value> = vec![shift.into()];
+            self.redis.run::<usize>(&RELEASE_EXPIRED, keys(concert), arguments).await
+        });
+        Ok(try_join_all(sweeps).await?.into_iter().sum())
+    }
+
+    pub(super) async fn count(&self) -> Result<usize, RedisError> {
+        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let counts = concerts.into_iter().map(async |concert| {
+            let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
+            Ok::<_, RedisError>(holds)
+        });
+        Ok(try_join_all(counts).await?.into_iter().sum())
+    }
+
+    pub(super) async fn forget_unused(&self) -> Result<usize, RedisError> {
+        let concerts: Vec<(ConcertId, bool)> = (self.concerts().iter_mut())
+            .map(|(concert, known)| {
+                let is_watched = known.changed.receiver_count() > 0;
+                (*concert, std::mem::take(&mut known.is_used) || is_watched)
+            })
+            .collect();
+        let mut forgotten = 0;
+        for (concert, is_used) in concerts {
+            let arguments: Vec<Value> = vec![self.clock_shift().into(), LIFETIME.num_milliseconds().into()];
+            let holds: usize = match is_used {
+                true => self.redis.run(&KEEP, keys(concert), arguments).await?,
+                false => self.redis.connected()?.hlen(key(concert, "holds")).await?,
+            };
+            if !is_used && holds == 0 {
+                self.concerts().remove(&concert);
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    pub(super) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {
+        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let counts = concerts.into_iter().map(async |concert| {
+            let unsold: Option<u32> = self.redis.connected()?.hget(key(concert, "meta"), "unsold").await?;
+            Ok::<_, RedisError>(unsold.map(|unsold| (concert, unsold)))
+        });
+        Ok(try_join_all(counts).await?.into_iter().flatten().collect())
+    }
+}
+
+/// Tells those who watch a concert here of changes, whoever made them. Asking is cheaper than being told: a sale changes
+/// seats thousands of times a second, and loses nothing when the connection breaks.
+async fn follow(redis: Redis, concerts: Weak<Mutex<HashMap<ConcertId, Known>>>) {
+    loop {
+        tokio::time::sleep(WATCH_PERIOD).await;
+        let Some(concerts) = concerts.upgrade() else { return };
+        let lock = || concerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_watched = |known: &Known| known.changed.receiver_count() > 0;
+        let watched =
+            lock().iter().filter(|(_, known)| is_watched(known)).map(|(id, _)| *id).collect::<Vec<_>>();
+        let looks = watched.into_iter().map(async |concert| (concert, revision_of(&redis, concert).await));
+        for (concert, seen) in join_all(looks).await {
+            // Who can't be told now is told when Redis is back.
+            let Ok(seen) = seen else { continue };
+            if let Some(known) = lock().get_mut(&concert)
+                && known.seen != seen
+            {
+                known.seen = seen;
+                known.changed.send_replace(());
+            }
+        }
+    }
+}
+
+/// The epoch and number of a concert's revision. None: not loaded.
+async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<(String, String)>, RedisError> {
+    let fields = vec!["epoch", "revision"];
+    let found: Vec<Option<String>> = redis.connected()?.hmget(key(concert, "meta"), fields).await?;
+    let mut found = found.into_iter().flatten();
+    Ok(found.next().zip(found.next()))
+}
+
+/// A key of a concert. What is in braces decides the slot.
+fn key(concert: ConcertId, part: &str) -> String {
+    format!("booking:{{{}}}:{part}", concert.uuid().simple())
+}
+
+/// The keys of a concert, in the order in which scripts take them.
+fn keys(concert: ConcertId) -> Vec<String> {
+    let parts = ["meta", "held", "sold", "holds", "expiries", "fans-held", "fans-sold", "changes", "loads"];
+    parts.iter().map(|part| key(concert, part)).collect()
+}
+
+fn request_key_of(concert: ConcertId, fan: UserId, request_key: &str) -> String {
+    key(concert, &format!("request:{}:{request_key}", fan.uuid().simple()))
+}
+
+fn hold_key(hold: HoldId) -> String {
+    format!("booking:hold:{}", text_of(hold))
+}
+
+fn text_of(hold: HoldId) -> String {
+    hold.uuid().simple().to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unreadable(text: &str) -> RedisError {
+    let error = fred::error::Error::new(fred::error::ErrorKind::Parse, format!("can't be read: {text:?}"));
+    RedisError::Failed(error)
+}
+
+fn number<Number: std::str::FromStr>(text: &str) -> Result<Number, RedisError> {
+    text.parse().map_err(|_| unreadable(text))
+}
+
+fn read_id(text: &str) -> Result<HoldId, RedisError> {
+    Uuid::try_parse(text).map(HoldId::from_uuid).map_err(|_| unreadable(text))
+}
+
+fn read_seats(text: &str) -> Result<Vec<Ordinal>, RedisError> {
+    text.split_whitespace().map(number).collect()
+}
+
+fn read_revision(epoch: &str, number: u64) -> Result<Revision, RedisError> {
+    let epoch = u64::from_str_radix(epoch, 16).map_err(|_| unreadable(epoch))?;
+    Ok(Revision { epoch, number })
+}
+
+/// A hold as `shared.lua` writes it.
+fn read_hold(id: HoldId, concert: ConcertId, record: &str) -> Result<Hold, RedisError> {
+    let mut words = record.splitn(6, ' ');
+    let mut word = || words.next().ok_or_else(|| unreadable(record));
+    let fan = Uuid::try_parse(word()?).map_err(|_| unreadable(record))?;
+    let mut time = || -> Result<DateTime<Utc>, RedisError> {
+        DateTime::from_timestamp_millis(number(word()?)?).ok_or_else(|| unreadable(record))
+    };
+    let (create_time, expire_time, _booked_until) = (time()?, time()?, time()?);
+    let is_adjacent = word()? == "1";
+    let seats = read_seats(word()?)?;
+    Ok(Hold { id, concert, fan: UserId::from_uuid(fan), seats, is_adjacent, create_time, expire_time })
+}

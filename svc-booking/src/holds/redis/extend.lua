@@ -1,0 +1,8 @@
+-- Makes a hold last so long from its making on, if it does not already.
+local id, life = ARGV[2], ARGV[3]
+local hold = read_live(id)
+if not hold then
+  return false
+end
+hold.expire_time = math.max(hold.expire_time, hold.create_time + life)
+return write(id, hold)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh::{
     client::Address,
     config::{Secret, duration},
+    redis::RedisUrl,
 };
 
 use crate::cors::AllowedOrigins;
@@ -37,6 +38,10 @@ pub struct Config {
     /// Calls a second that callers without a token may make from one address; unused ones can be saved up for 10 s.
     #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_per_address: u32,
+    /// Where Redis is, in which all gateways count calls together: redis://host:port, or
+    /// redis-cluster://host:port?node=host:port. Without it each counts for itself.
+    #[arg(long, env, hide_env_values = true)]
+    pub redis_url: Option<RedisUrl>,
     /// Show the description of the API: /docs and /openapi.json.
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub docs: bool,

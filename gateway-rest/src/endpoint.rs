@@ -100,10 +100,11 @@ impl Endpoint {
             Ok(auth::Caller::User(user)) => Some(user.id),
             _ => None,
         };
-        let decision = self.shared.rate_limits.take(match user {
+        let caller_counted = match user {
             Some(user) => rate_limit::Caller::User(user),
             None => rate_limit::Caller::at(peer(&request)),
-        });
+        };
+        let decision = self.shared.rate_limits.take(caller_counted).await;
         let outcome = match (decision.admit(), caller) {
             (Err(too_many), _) => Err(too_many),
             (Ok(()), Err(refused)) => Err(refused.into()),

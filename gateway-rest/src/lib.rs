@@ -28,6 +28,7 @@ use mesh::{
     auth::{Authenticator, Keys, ServiceTokens},
     client::Channel,
     clock::Clock,
+    redis::Redis,
     shutdown::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -53,6 +54,10 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let redis = match &config.redis_url {
+        Some(url) => Some(Redis::open(url, "gateway", &shutdown).await?),
+        None => None,
+    };
     let tokens = ServiceTokens::new("gateway", &config.service_token_key, None);
     let channel =
         |name, address| Channel::new(name, address, Some(tokens.clone()), clock.clone()).widened_by(ROOM);
@@ -68,7 +73,11 @@ pub async fn serve(
     let stop = Shutdown::new();
     let shared = Arc::new(Shared {
         authenticator: Authenticator::new(keys.clone(), tokens.clone(), clock.clone()),
-        rate_limits: RateLimits::new(config.rate_limit_per_user, config.rate_limit_per_address),
+        rate_limits: RateLimits::new(
+            config.rate_limit_per_user,
+            config.rate_limit_per_address,
+            redis.as_ref(),
+        ),
         answers: Answers::new(),
         renderings: Renderings::new(),
         stop: stop.clone(),

@@ -1,26 +1,23 @@
 //! How many calls a caller may make: a bucket a user, and one an address for callers without a token
 //! (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/>).
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+mod callers;
+#[cfg(test)]
+mod contract;
+mod leases;
+mod memory;
+
+use std::{net::IpAddr, time::Duration};
 
 use boxoffice_proto::common::v1::ErrorReason;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh::id::UserId;
-use tokio::time::Instant;
+use mesh::{id::UserId, redis::Redis};
 
+use self::{leases::LeasedQuotas, memory::MemoryQuotas};
 use crate::problem::{Problem, whole_seconds};
 
 /// The time over which a quota is counted. A caller who was quiet that long may use all of it at once.
 const WINDOW: Duration = Duration::from_secs(10);
-const SHARDS: usize = 16;
-/// Callers remembered in a shard before those whose bucket is full again are forgotten.
-const SHARD_LIMIT: usize = 8192;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -47,75 +44,85 @@ impl Caller {
 /// Counts the calls of every caller.
 #[derive(Debug)]
 pub struct RateLimits {
-    users: Buckets,
-    addresses: Buckets,
+    users: Limit,
+    addresses: Limit,
 }
 
 impl RateLimits {
-    /// Limits, in calls a second.
-    pub fn new(calls_per_user: u32, calls_per_address: u32) -> Self {
+    /// Limits, in calls a second. With Redis they hold for all gateways together, without it for each.
+    pub fn new(calls_per_user: u32, calls_per_address: u32, redis: Option<&Redis>) -> Self {
         Self {
-            users: Buckets::new("user", calls_per_user),
-            addresses: Buckets::new("address", calls_per_address),
+            users: Limit::new("user", calls_per_user, redis),
+            addresses: Limit::new("address", calls_per_address, redis),
         }
     }
 
     /// Counts a call.
-    pub fn take(&self, caller: Caller) -> Decision<'_> {
-        let buckets = match caller {
+    pub async fn take(&self, caller: Caller) -> Decision<'_> {
+        let limit = match caller {
             Caller::User(_) => &self.users,
             Caller::Address(_) => &self.addresses,
         };
-        buckets.take(caller)
+        Decision { limit, taken: limit.quotas.take(caller).await }
     }
 }
 
-/// Buckets with the same quota. A bucket is the time at which it will be full again (the generic cell rate algorithm).
+/// The same quota for many callers.
 #[derive(Debug)]
-struct Buckets {
+struct Limit {
     name: &'static str,
     quota: u32,
     policy: HeaderValue,
-    hasher: RandomState,
-    shards: [Mutex<HashMap<Caller, Instant>>; SHARDS],
+    quotas: Quotas,
+}
+
+impl Limit {
+    fn new(name: &'static str, calls_per_second: u32, redis: Option<&Redis>) -> Self {
+        let quota = calls_per_second.saturating_mul(WINDOW.as_secs() as u32).max(1);
+        let policy = format!("\"{name}\";q={quota};w={}", WINDOW.as_secs());
+        let policy = HeaderValue::try_from(policy).expect("a name and numbers");
+        let quotas = match redis {
+            Some(redis) => Quotas::Leased(Box::new(LeasedQuotas::new(redis.clone(), quota))),
+            None => Quotas::Memory(Box::new(MemoryQuotas::new(quota))),
+        };
+        Self { name, quota, policy, quotas }
+    }
+}
+
+/// The port for quotas: how many calls each caller has left. One set of tests (`contract`) is run against each adapter.
+#[derive(Debug)]
+enum Quotas {
+    /// In this process.
+    Memory(Box<MemoryQuotas>),
+    /// In Redis, for all gateways.
+    Leased(Box<LeasedQuotas>),
+}
+
+impl Quotas {
+    /// Takes one call from a caller's quota, if one is left.
+    async fn take(&self, caller: Caller) -> Taken {
+        match self {
+            Self::Memory(quotas) => quotas.take(caller),
+            Self::Leased(quotas) => quotas.take(caller).await,
+        }
+    }
+}
+
+/// What came of taking a call from a quota.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    is_granted: bool,
+    /// Calls left right now.
+    remaining: u32,
+    /// How long until the quota is whole again, or until there is a call in it for one who was refused.
+    reset: Duration,
 }
 
 /// What came of counting a call.
 #[derive(Debug)]
 pub struct Decision<'a> {
-    buckets: &'a Buckets,
-    /// Calls left right now.
-    remaining: u32,
-    /// How long until the bucket is full, or until there is a call in it for one who was refused.
-    reset: Duration,
-    is_refused: bool,
-}
-
-impl Buckets {
-    fn new(name: &'static str, calls_per_second: u32) -> Self {
-        let quota = calls_per_second.saturating_mul(WINDOW.as_secs() as u32).max(1);
-        let policy = format!("\"{name}\";q={quota};w={}", WINDOW.as_secs());
-        let policy = HeaderValue::try_from(policy).expect("a name and numbers");
-        Self { name, quota, policy, hasher: RandomState::new(), shards: Default::default() }
-    }
-
-    fn take(&self, caller: Caller) -> Decision<'_> {
-        let now = Instant::now();
-        let cost = WINDOW / self.quota;
-        let shard = &self.shards[self.hasher.hash_one(caller) as usize % SHARDS];
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.len() >= SHARD_LIMIT {
-            shard.retain(|_, full_time| *full_time > now);
-        }
-        let full_time = shard.entry(caller).or_insert(now);
-        let debt = full_time.saturating_duration_since(now) + cost;
-        if debt > WINDOW {
-            return Decision { buckets: self, remaining: 0, reset: debt - WINDOW, is_refused: true };
-        }
-        *full_time = now + debt;
-        let remaining = ((WINDOW - debt).as_nanos() / cost.as_nanos()) as u32;
-        Decision { buckets: self, remaining, reset: debt, is_refused: false }
-    }
+    limit: &'a Limit,
+    taken: Taken,
 }
 
 impl Decision<'_> {
@@ -124,18 +131,18 @@ impl Decision<'_> {
     /// # Errors
     /// `RATE_LIMITED`.
     pub fn admit(&self) -> Result<(), Problem> {
-        if !self.is_refused {
+        if self.taken.is_granted {
             return Ok(());
         }
-        let quota = self.buckets.quota;
+        let quota = self.limit.quota;
         let detail = format!("more than {quota} calls in {} s", WINDOW.as_secs());
-        Err(Problem::new(ErrorReason::RateLimited, detail).with("limit", quota).retry_after(self.reset))
+        Err(Problem::new(ErrorReason::RateLimited, detail).with("limit", quota).retry_after(self.taken.reset))
     }
 
     /// Tells the caller how many calls are left.
     pub fn write(&self, headers: &mut HeaderMap) {
-        let Self { buckets: Buckets { name, policy, .. }, remaining, reset, .. } = self;
-        let state = format!("\"{name}\";r={remaining};t={}", whole_seconds(*reset));
+        let Limit { name, policy, .. } = self.limit;
+        let state = format!("\"{name}\";r={};t={}", self.taken.remaining, whole_seconds(self.taken.reset));
         headers.insert(RATE_LIMIT, HeaderValue::try_from(state).expect("a name and numbers"));
         headers.insert(RATE_LIMIT_POLICY, policy.clone());
     }
@@ -153,48 +160,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_quota_is_refilled_over_time() {
-        let limits = RateLimits::new(5, 2);
+        let limits = RateLimits::new(5, 2, None);
         for left in (0..20).rev() {
-            assert_eq!(limits.take(caller(1)).remaining, left);
+            assert_eq!(limits.take(caller(1)).await.taken.remaining, left);
         }
-        let refused = limits.take(caller(1));
+        let refused = limits.take(caller(1)).await;
         let response = refused.admit().unwrap_err().into_response();
         assert_eq!(
             (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
             (429, &"1".parse().unwrap())
         );
-        assert!(limits.take(caller(2)).admit().is_ok(), "another caller is not affected");
-        assert!(limits.take(Caller::User(UserId::new())).admit().is_ok());
+        assert!(limits.take(caller(2)).await.admit().is_ok(), "another caller is not affected");
+        assert!(limits.take(Caller::User(UserId::new())).await.admit().is_ok());
 
         tokio::time::advance(Duration::from_millis(499)).await;
-        assert!(limits.take(caller(1)).admit().is_err());
+        assert!(limits.take(caller(1)).await.admit().is_err());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(limits.take(caller(1)).admit().is_ok());
-        assert!(limits.take(caller(1)).admit().is_err());
+        assert!(limits.take(caller(1)).await.admit().is_ok());
+        assert!(limits.take(caller(1)).await.admit().is_err());
         tokio::time::advance(WINDOW * 10).await;
-        assert_eq!(limits.take(caller(1)).remaining, 19, "a bucket never holds more than the quota");
+        assert_eq!(
+            limits.take(caller(1)).await.taken.remaining,
+            19,
+            "a bucket never holds more than the quota"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn callers_are_told_what_is_left() {
-        let limits = RateLimits::new(5, 2);
+        let limits = RateLimits::new(5, 2, None);
         let mut headers = HeaderMap::new();
-        limits.take(Caller::User(UserId::new())).write(&mut headers);
+        limits.take(Caller::User(UserId::new())).await.write(&mut headers);
         assert_eq!(headers["ratelimit-policy"], "\"user\";q=50;w=10");
         assert_eq!(headers["ratelimit"], "\"user\";r=49;t=1");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn memory_is_bounded_by_the_callers_of_one_window() {
-        let limits = RateLimits::new(1, 1);
-        for round in 0..4 {
-            for number in 0..SHARD_LIMIT * SHARDS / 2 {
-                limits.take(caller((round * 10_000_000 + number) as u32));
-            }
-            tokio::time::advance(WINDOW).await;
-        }
-        let remembered: usize = limits.addresses.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
-        assert!(remembered <= SHARD_LIMIT * SHARDS, "{remembered}");
     }
 
     #[test]

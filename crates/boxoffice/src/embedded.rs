@@ -174,6 +174,7 @@ impl Embedded {
                 .map_err(anyhow::Error::msg)?,
             rate_limit_per_user: options.rate_limit_per_user,
             rate_limit_per_address: options.rate_limit_per_address,
+            redis_url: None,
             docs: true,
             drain_wait: Duration::ZERO,
         };

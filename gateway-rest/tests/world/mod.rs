@@ -87,6 +87,7 @@ pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> World {
         cors_allowed_origins: "https://tickets.example".parse().unwrap(),
         rate_limit_per_user: 1000,
         rate_limit_per_address: 1000,
+        redis_url: None,
         docs: false,
         drain_wait: Duration::ZERO,
     };

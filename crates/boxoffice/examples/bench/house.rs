@@ -141,6 +141,7 @@ impl House {
             cors_allowed_origins: "http://localhost:*".parse().map_err(anyhow::Error::msg)?,
             rate_limit_per_user: 1_000_000,
             rate_limit_per_address: 1_000_000,
+            redis_url: None,
             docs: false,
             drain_wait: Duration::ZERO,
         };

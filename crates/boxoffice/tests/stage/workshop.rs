@@ -128,6 +128,7 @@ impl Workshop {
             cors_allowed_origins: Default::default(),
             rate_limit_per_user: 1_000_000,
             rate_limit_per_address: 1_000_000,
+            redis_url: None,
             docs: false,
             drain_wait: Duration::ZERO,
         };

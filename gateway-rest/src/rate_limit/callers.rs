@@ -1,0 +1,52 @@
+//! What is remembered of callers, in shards, so that calls hardly wait for each other.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Mutex, PoisonError},
+};
+
+use super::Caller;
+
+const SHARDS: usize = 16;
+/// Callers remembered in a shard before those are forgotten of whom there is nothing left to remember.
+const SHARD_LIMIT: usize = 8192;
+
+/// Something of each caller.
+#[derive(Debug)]
+pub(super) struct Callers<State> {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<Caller, State>>; SHARDS],
+}
+
+impl<State> Callers<State> {
+    pub(super) fn new() -> Self {
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+
+    /// Does something to what is remembered of a caller, which is `new` at first. What `is_over` may be forgotten.
+    pub(super) fn with<T>(
+        &self,
+        caller: Caller,
+        new: impl FnOnce() -> State,
+        is_over: impl Fn(&State) -> bool,
+        act: impl FnOnce(&mut State) -> T,
+    ) -> T {
+        let shard = &self.shards[self.hasher.hash_one(caller) as usize % SHARDS];
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if shard.len() >= SHARD_LIMIT {
+            shard.retain(|_, state| !is_over(state));
+        }
+        act(shard.entry(caller).or_insert_with(new))
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap().len()).sum()
+    }
+
+    /// How many may be.
+    #[cfg(test)]
+    pub(super) const LIMIT: usize = SHARD_LIMIT * SHARDS;
+}

@@ -105,7 +105,7 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("booking");
     let tokens = config.common.service_tokens("booking");
     let channel = |name, uri| Channel::new(name, uri, Some(tokens.clone()), clock.clone());
@@ -150,6 +150,6 @@ fn routes(shared: &Shared) -> Routes {
 /// # Errors
 /// If the database can't be used.
 pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &shutdown).await?.close().await;
+    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
     Ok(())
 }

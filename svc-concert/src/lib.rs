@@ -61,7 +61,7 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("concert");
     let shared = Shared { database, clock: clock.clone(), currency: config.currency };
     let routes = Routes::new(VenueServiceServer::new(shared.clone()))
@@ -81,6 +81,6 @@ pub async fn serve(
 /// # Errors
 /// If the database can't be used.
 pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &shutdown).await?.close().await;
+    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("payment");
     let shared = Shared {
         database: database.clone(),
@@ -101,6 +101,6 @@ pub async fn serve(
 /// # Errors
 /// If the database can't be used.
 pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &shutdown).await?.close().await;
+    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
     Ok(())
 }

@@ -103,7 +103,7 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let database = config.common.open_database(MIGRATIONS, &shutdown).await?;
+    let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("user");
     let shared = Shared::new(&config, database, clock.clone()).await?;
     worker::start(&shared, &shutdown);
@@ -123,7 +123,7 @@ pub async fn serve(
 /// # Errors
 /// If the database can't be used.
 pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &shutdown).await?.close().await;
+    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
     Ok(())
 }
 

@@ -88,13 +88,14 @@ pub struct Common {
 }
 
 impl Common {
-    /// Opens the service's database, waiting for it if it is not there yet, and migrates it.
+    /// Opens the service's database, waiting for it if it is not there yet, migrates it, and has the clock follow it.
     ///
     /// # Errors
     /// If the database answers but can't be used; if shutdown begins while waiting.
     pub async fn open_database(
         &self,
         migrations: &[Migration],
+        clock: &Clock,
         shutdown: &Shutdown,
     ) -> Result<Database, DatabaseError> {
         let database = loop {
@@ -108,6 +109,7 @@ impl Common {
             tokio::select! { () = tokio::time::sleep(DATABASE_PAUSE) => {}, () = shutdown.begun() => {} }
         };
         database.migrate(migrations).await?;
+        clock.follow(&database, shutdown).await;
         Ok(database)
     }
 

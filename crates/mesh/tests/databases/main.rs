@@ -1,5 +1,6 @@
 //! What services keep in databases, and what becomes of them when the database does not answer.
 
+mod clock;
 mod idempotency;
 mod migration;
 mod outage;

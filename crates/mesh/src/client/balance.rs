@@ -6,10 +6,8 @@
 //! within that time, and whoever is taken out gets no new ones.
 
 use std::{
-    future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -19,14 +17,18 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, Uri};
-use tokio::{sync::watch, time::Instant};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{
     body::Body,
     transport::{Channel, Endpoint, Error},
 };
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, service_fn};
 
-use super::address::Address;
+use super::{address::Address, network::Network};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 // Without these, a connection through a partition that was repaired stays wedged.
@@ -44,10 +46,6 @@ const PERIOD: Duration = Duration::from_secs(5);
 const NAME_LIMIT: Duration = Duration::from_secs(2);
 const DEFAULT_PORT: u16 = 80;
 
-type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-/// Finds the endpoints of a name.
-type Resolve = Arc<dyn Fn(String, u16) -> Found + Send + Sync>;
-
 /// The endpoints of a neighbour.
 pub(super) struct Balance {
     endpoints: Arc<Endpoints>,
@@ -56,6 +54,7 @@ pub(super) struct Balance {
 }
 
 struct Endpoints {
+    network: Arc<dyn Network>,
     current: ArcSwap<Vec<Arc<Peer>>>,
     has_found: watch::Sender<bool>,
 }
@@ -87,22 +86,15 @@ pub(super) struct Lease {
 pub(super) struct InFlight(Arc<Peer>);
 
 impl Balance {
-    pub(super) fn new(address: &Address) -> Self {
-        let resolve = |host: String, port: u16| -> Found {
-            Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
-        };
-        Self::with_names(address, Arc::new(resolve))
-    }
-
-    fn with_names(address: &Address, resolve: Resolve) -> Self {
+    pub(super) fn new(address: &Address, network: Arc<dyn Network>) -> Self {
         let (has_found, found) = watch::channel(false);
-        let endpoints = Arc::new(Endpoints { current: ArcSwap::default(), has_found });
+        let endpoints = Arc::new(Endpoints { network, current: ArcSwap::default(), has_found });
         let literal: Option<Vec<_>> =
             address.uris().iter().map(|uri| Some((literal_of(uri)?, uri.clone()))).collect();
         match literal {
             Some(literal) => endpoints.update(literal),
             None => {
-                tokio::spawn(follow(Arc::downgrade(&endpoints), address.uris().to_vec(), resolve));
+                tokio::spawn(follow(Arc::downgrade(&endpoints), address.uris().to_vec()));
             }
         }
         Self { endpoints, found }
@@ -119,10 +111,9 @@ impl Balance {
 }
 
 /// Asks for names until nobody needs them any more.
-async fn follow(endpoints: Weak<Endpoints>, uris: Vec<Uri>, resolve: Resolve) {
-    loop {
-        let found = find(&uris, &resolve).await;
-        let Some(endpoints) = endpoints.upgrade() else { return };
+async fn follow(endpoints: Weak<Endpoints>, uris: Vec<Uri>) {
+    while let Some(endpoints) = endpoints.upgrade() {
+        let found = find(&uris, &*endpoints.network).await;
         match found {
             Ok(found) if !found.is_empty() => endpoints.update(found),
             // Better old endpoints than none.
@@ -135,15 +126,15 @@ async fn follow(endpoints: Weak<Endpoints>, uris: Vec<Uri>, resolve: Resolve) {
     }
 }
 
-async fn find(uris: &[Uri], resolve: &Resolve) -> io::Result<Vec<(SocketAddr, Uri)>> {
+async fn find(uris: &[Uri], network: &dyn Network) -> io::Result<Vec<(SocketAddr, Uri)>> {
     let mut found = Vec::new();
     for uri in uris {
         if let Some(literal) = literal_of(uri) {
             found.push((literal, uri.clone()));
             continue;
         }
-        let host = uri.host().unwrap_or_default().to_owned();
-        let answer = tokio::time::timeout(NAME_LIMIT, resolve(host, port_of(uri))).await;
+        let host = uri.host().unwrap_or_default();
+        let answer = timeout(NAME_LIMIT, network.resolve(host, port_of(uri))).await;
         let addresses = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         found.extend(addresses.into_iter().map(|address| (address, uri.clone())));
     }
@@ -166,7 +157,7 @@ impl Endpoints {
         let known = self.current.load();
         let peers = found.into_iter().map(|(address, origin)| {
             let same = known.iter().find(|peer| peer.address == address && peer.origin == origin);
-            same.cloned().unwrap_or_else(|| Arc::new(Peer::new(address, origin)))
+            same.cloned().unwrap_or_else(|| Arc::new(Peer::new(address, origin, &self.network)))
         });
         self.current.store(Arc::new(peers.collect()));
         self.has_found.send_replace(true);
@@ -198,19 +189,23 @@ fn draw(peers: &[Arc<Peer>], is_wanted: impl Fn(&Peer) -> bool) -> &Arc<Peer> {
 }
 
 impl Peer {
-    fn new(address: SocketAddr, origin: Uri) -> Self {
+    fn new(address: SocketAddr, origin: Uri, network: &Arc<dyn Network>) -> Self {
         let target = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/").build();
         let endpoint = Endpoint::from(target.expect("an address and a port"))
             .origin(origin.clone())
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_PERIOD)
             .keep_alive_timeout(KEEPALIVE_LIMIT)
             .keep_alive_while_idle(true);
+        let network = Arc::clone(network);
+        let connect = service_fn(move |_: Uri| {
+            let network = Arc::clone(&network);
+            // tonic's own limit stands outside of what it calls a failure to connect.
+            async move { timeout(CONNECT_LIMIT, network.connect(address)).await?.map(TokioIo::new) }
+        });
         Self {
             address,
             origin,
-            channel: endpoint.connect_lazy(),
+            channel: endpoint.connect_with_connector_lazy(connect),
             in_flight: AtomicUsize::new(0),
             health: Mutex::default(),
         }
@@ -305,21 +300,37 @@ mod tests {
     use std::{cell::Cell, collections::HashSet};
 
     use super::*;
+    use crate::client::network::{Connection, System};
 
     /// What a name stands for.
     type Names = Arc<Mutex<io::Result<Vec<u16>>>>;
 
-    fn balance(names: &Names) -> Balance {
-        let names = Arc::clone(names);
-        let resolve = move |host: String, port: u16| -> Found {
-            assert_eq!((host.as_str(), port), ("svc-concert", 50051));
-            let found = match &*names.lock().unwrap() {
+    /// A network that has one name, and no connections.
+    struct Named(Names);
+
+    #[async_trait::async_trait]
+    impl Network for Named {
+        async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            assert_eq!((host, port), ("svc-concert", 50051));
+            match &*self.0.lock().unwrap() {
                 Ok(ports) => Ok(ports.iter().map(|port| ([127, 0, 0, 1], *port).into()).collect()),
                 Err(error) => Err(error.kind().into()),
-            };
-            Box::pin(async { found })
-        };
-        Balance::with_names(&"http://svc-concert:50051".parse().unwrap(), Arc::new(resolve))
+            }
+        }
+
+        async fn connect(&self, _: SocketAddr) -> io::Result<Box<dyn Connection>> {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    fn balance(names: &Names) -> Balance {
+        Balance::new(&"http://svc-concert:50051".parse().unwrap(), Arc::new(Named(Arc::clone(names))))
+    }
+
+    /// The way to these ports of this machine.
+    fn fixed(ports: &[u16]) -> Balance {
+        let uris: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        Balance::new(&uris.join(",").parse().unwrap(), Arc::new(System))
     }
 
     fn names(ports: &[u16]) -> Names {
@@ -379,7 +390,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_that_fails_in_a_row_is_ejected_for_a_while() {
-        let balance = Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2".parse().unwrap());
+        let balance = fixed(&[1, 2]);
         let fail = async |times: u32| {
             let failures = Cell::new(0);
             while failures.get() < times {
@@ -402,8 +413,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_tried_is_left_out_while_there_are_others() {
-        let balance =
-            Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3".parse().unwrap());
+        let balance = fixed(&[1, 2, 3]);
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         for _ in 0..200 {
             let lease = balance.choose(&[address(1), address(3)]).await.unwrap();
@@ -414,7 +424,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_all_are_ejected_all_are_tried() {
-        let balance = Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2".parse().unwrap());
+        let balance = fixed(&[1, 2]);
         for _ in 0..100 {
             balance.choose(&[]).await.unwrap().failed();
         }
@@ -423,7 +433,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_given_up_after_a_while_speaks_against_its_endpoint() {
-        let balance = Balance::new(&"http://127.0.0.1:1".parse().unwrap());
+        let balance = fixed(&[1]);
         let is_ejected = || balance.endpoints.current.load()[0].is_ejected();
         for _ in 0..FAILURES {
             drop(balance.choose(&[]).await);
@@ -441,8 +451,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_with_calls_in_flight_gets_no_more_than_the_others() {
-        let balance =
-            Balance::new(&"http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3".parse().unwrap());
+        let balance = fixed(&[1, 2, 3]);
         let mut kept = Vec::new();
         for _ in 0..300 {
             kept.push(balance.choose(&[]).await.unwrap());

@@ -7,6 +7,7 @@
 mod address;
 mod balance;
 mod breaker;
+mod network;
 mod retry;
 mod stream;
 
@@ -30,7 +31,10 @@ use opentelemetry::{KeyValue, metrics::BoundCounter};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 
-pub use self::address::{Address, AddressError};
+pub use self::{
+    address::{Address, AddressError},
+    network::{Connection, Network},
+};
 use self::{
     balance::{Balance, Lease},
     breaker::Breaker,
@@ -115,6 +119,17 @@ impl Channel {
         service_tokens: Option<ServiceTokens>,
         clock: Clock,
     ) -> Self {
+        Self::over(Arc::new(network::System), name, address, service_tokens, clock)
+    }
+
+    /// The same over another network than the system's.
+    pub fn over(
+        network: Arc<dyn Network>,
+        name: &'static str,
+        address: Address,
+        service_tokens: Option<ServiceTokens>,
+        clock: Clock,
+    ) -> Self {
         let caller = service_tokens.as_ref().map_or("unknown", ServiceTokens::name);
         let metric =
             ("rpc.client.duration", "Calls to a neighbour, retries included; of a stream, until it began");
@@ -126,7 +141,7 @@ impl Channel {
             .build();
         let neighbour = Arc::new(Neighbour {
             name,
-            balance: Balance::new(&address),
+            balance: Balance::new(&address, network),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
             room: Semaphore::new(ROOM),

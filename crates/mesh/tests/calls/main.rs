@@ -11,5 +11,6 @@ mod deadline;
 mod drain;
 mod metrics;
 mod service;
+mod simulation;
 mod transport;
 mod world;

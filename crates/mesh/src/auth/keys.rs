@@ -17,13 +17,13 @@ use boxoffice_proto::{
 use chrono::{DateTime, Utc};
 use jsonwebtoken::DecodingKey;
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{
     User, invalid,
     token::{self, LEEWAY_SECONDS, Verified},
 };
-use crate::{client::Channel, failure::Failure, id::SessionId, shutdown::Shutdown};
+use crate::{client::Channel, failure::Failure, id::SessionId, server::MAX_IN_FLIGHT, shutdown::Shutdown};
 
 /// How often the keys are asked for.
 const REFRESH_PERIOD: Duration = Duration::from_secs(3);
@@ -31,6 +31,9 @@ const REFRESH_PERIOD: Duration = Duration::from_secs(3);
 const RETRY_PERIOD: Duration = Duration::from_millis(250);
 /// How long a call waits for keys that were never had, or that may be new.
 const WAIT_LIMIT: Duration = Duration::from_millis(500);
+/// Calls that may wait so at once; more are refused. A quarter of what a server works on: whoever makes up ids of keys
+/// leaves room for the others.
+const MAX_WAITING: usize = MAX_IN_FLIGHT / 4;
 const SHARDS: usize = 16;
 /// Tokens remembered in a shard; when it is full, it starts anew.
 const SHARD_LIMIT: usize = 16_384;
@@ -41,11 +44,12 @@ pub struct Keys {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     published: ArcSwapOption<Published>,
     was_replaced: Notify,
     is_wanted: Notify,
+    waiting_room: Semaphore,
     verified: [Mutex<HashMap<[u8; 32], Remembered>>; SHARDS],
 }
 
@@ -71,6 +75,18 @@ struct Remembered {
     user: Arc<User>,
     not_before: i64,
     expire: i64,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            published: ArcSwapOption::default(),
+            was_replaced: Notify::default(),
+            is_wanted: Notify::default(),
+            waiting_room: Semaphore::new(MAX_WAITING),
+            verified: Default::default(),
+        }
+    }
 }
 
 impl Keys {
@@ -130,7 +146,8 @@ impl Keys {
     /// The user that a token was signed for.
     ///
     /// # Errors
-    /// `TOKEN_INVALID`, `TOKEN_EXPIRED`; `KEYS_UNAVAILABLE` if no keys were ever had.
+    /// `TOKEN_INVALID`, `TOKEN_EXPIRED`; `KEYS_UNAVAILABLE` if no keys were ever had, or if the token's key is unknown and
+    /// too many calls wait for new ones.
     pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Arc<User>, Failure> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let remembered = self.shard(&hash).get(&hash).cloned();
@@ -177,6 +194,7 @@ impl Keys {
         if let Some(key) = look() {
             return Ok(key);
         }
+        let _place = self.inner.waiting_room.try_acquire().map_err(|_| unavailable())?;
         self.inner.is_wanted.notify_one();
         let _ = tokio::time::timeout(WAIT_LIMIT, replaced).await;
         match look() {
@@ -202,6 +220,7 @@ mod tests {
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use chrono::TimeDelta;
+    use futures_util::future::poll_immediate;
     use jsonwebtoken::EncodingKey;
 
     use crate::id::UserId;
@@ -298,6 +317,28 @@ mod tests {
             let failure = keys.verify(&forgery, now()).await.unwrap_err();
             assert!(failure.is(ErrorReason::TokenInvalid), "{forgery}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_with_unknown_keys_does_not_wait() {
+        let (keys, known, unknown) = (Keys::new(), signer("k1"), signer("k2"));
+        publish(&keys, &[&known], &[]);
+        let strange = sign(&unknown, &user(), now());
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(keys.verify(&strange, now()))).collect();
+        for call in &mut waiting {
+            assert!(poll_immediate(call).await.is_none(), "its key may come");
+        }
+        let refused = poll_immediate(keys.verify(&strange, now())).await.expect("an answer at once");
+        assert!(refused.unwrap_err().is(ErrorReason::KeysUnavailable));
+        let known = sign(&known, &user(), now());
+        poll_immediate(keys.verify(&known, now())).await.expect("an answer at once").expect("a known key");
+        for call in waiting {
+            assert!(call.await.unwrap_err().is(ErrorReason::TokenInvalid));
+        }
+        assert!(
+            keys.verify(&strange, now()).await.unwrap_err().is(ErrorReason::TokenInvalid),
+            "there is room"
+        );
     }
 
     #[tokio::test(start_paused = true)]

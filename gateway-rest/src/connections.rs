@@ -9,7 +9,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
 };
-use mesh::shutdown::{DRAIN_LIMIT, Shutdown};
+use mesh::{
+    server::Prompt,
+    shutdown::{DRAIN_LIMIT, Shutdown},
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::entry::Entry;
@@ -69,7 +72,9 @@ pub(crate) async fn serve(listener: TcpListener, entry: Entry, stop: Shutdown) {
             if !has_begun {
                 return;
             }
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            // The builder itself waits for ever to see whether a first `P` becomes HTTP/2.
+            let stream = TokioIo::new(Prompt::new(stream));
+            let connection = builder.serve_connection(stream, service).into_owned();
             let connection = watcher.watch(connection);
             tokio::select! {
                 outcome = connection => {

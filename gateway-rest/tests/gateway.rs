@@ -2,6 +2,8 @@
 
 mod world;
 
+use std::time::Duration;
+
 use http::StatusCode;
 use mesh::id::OrganizerId;
 use mesh_test::wait_until;
@@ -9,6 +11,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 use world::{PATIENCE, World, json, start};
 
@@ -420,4 +423,20 @@ async fn http_2_is_spoken_to_those_who_begin_with_it() {
     let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     let response = http2.get(format!("{}/v1/concerts/cnc_1/seats", world.url)).send().await.unwrap();
     assert_eq!((response.status(), response.version()), (StatusCode::OK, http::Version::HTTP_2));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_begin_is_dropped_after_a_minute() {
+    const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+    let world = start(|_| {}).await;
+    tokio::time::pause();
+    for beginning in ["", "GET /readyz HT", "GET /readyz HTTP/1.1\r\nHost: a\r\n", "PRI * HTTP/2.0\r\n"] {
+        let mut client = TcpStream::connect(world.url.trim_start_matches("http://")).await.unwrap();
+        client.write_all(beginning.as_bytes()).await.unwrap();
+        let begin = Instant::now();
+        // What it hears before is no matter; a reset is an end, too.
+        let end = tokio::time::timeout(10 * BEGIN_LIMIT, client.read_to_end(&mut Vec::new())).await;
+        let waited = begin.elapsed();
+        assert!((BEGIN_LIMIT..2 * BEGIN_LIMIT).contains(&waited), "{beginning:?}: {waited:?}, {end:?}");
+    }
 }

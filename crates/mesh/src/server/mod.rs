@@ -1,6 +1,7 @@
 //! A call in: trace → room → deadline → who calls → handler, and an answer that always has a reason. Every service is
 //! served by [`serve`], so that none can forget any of it.
 
+mod prompt;
 mod stream;
 
 use std::{
@@ -18,7 +19,7 @@ use boxoffice_proto::{
     common::v1::ErrorReason,
     policy::{self, METHODS, Method},
 };
-use futures_util::{FutureExt, Stream};
+use futures_util::{FutureExt, Stream, StreamExt};
 use http::{Request, Response};
 use opentelemetry::KeyValue;
 use tokio::{
@@ -35,6 +36,7 @@ use tonic::{
 use tower::{Layer, Service, ServiceExt};
 use tracing::Instrument;
 
+pub use self::prompt::Prompt;
 use self::stream::EndingBody;
 use crate::{
     auth::Authenticator,
@@ -142,6 +144,7 @@ where
     if let Some(age) = options.max_connection_age {
         server = server.max_connection_age(age);
     }
+    let incoming = incoming.map(|accepted| accepted.map(Prompt::new));
     let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))

@@ -1,9 +1,12 @@
 //! What becomes of a call when the connection, the neighbour or the message is broken: a reason that says whether it
 //! may have been sent, and another try only where that does no harm.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use boxoffice_proto::{
@@ -19,9 +22,10 @@ use http_body_util::StreamBody;
 use mesh::{client::Channel, server::Options};
 use mesh_test::{FaultProxy, wait_until};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::{self, Runtime},
+    time::Instant,
 };
 use tonic::{Code, Request, Status, body::Body};
 use tower::Service;
@@ -340,4 +344,33 @@ async fn an_answer_that_is_too_large_is_asked_for_once_and_opens_no_breaker() {
         assert_eq!(answers.load(Ordering::Relaxed), calls);
     }
     assert!(!channel.is_refusing());
+}
+
+/// How long a client may take to begin.
+const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_begin_is_dropped_after_a_minute() {
+    let mesh = Mesh::new();
+    let service = mesh.serve("concert", &Fake::willing()).await;
+    for beginning in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut client = TcpStream::connect(service.address).await.unwrap();
+        client.write_all(beginning.as_bytes()).await.unwrap();
+        let begin = Instant::now();
+        // What it hears before is no matter; a reset is an end, too.
+        let end = tokio::time::timeout(10 * BEGIN_LIMIT, client.read_to_end(&mut Vec::new())).await;
+        let waited = begin.elapsed();
+        assert!((BEGIN_LIMIT..2 * BEGIN_LIMIT).contains(&waited), "{beginning:?}: {waited:?}, {end:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_begun_may_be_idle() {
+    let mesh = Mesh::new();
+    let service = mesh.serve("concert", &Fake::willing()).await;
+    let channel = mesh.channel("concert", service.address);
+    get_sale(&channel).await.unwrap();
+    tokio::time::sleep(2 * BEGIN_LIMIT).await;
+    get_sale(&channel).await.unwrap();
+    assert_eq!(service.connections(), 1);
 }

@@ -33,6 +33,8 @@ use tonic::{
     service::Routes,
     transport::server::{Connected, Server},
 };
+use tonic_health::pb::health_server;
+use tonic_reflection::pb::v1::server_reflection_server;
 use tower::{Layer, Service, ServiceExt};
 use tracing::Instrument;
 
@@ -116,7 +118,7 @@ where
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let mut routes = routes.add_service(health_service);
     if options.has_reflection {
-        routes = add_reflection(routes);
+        routes = add_reflection(routes, options.name);
     }
 
     let stop_accepting = Shutdown::new();
@@ -185,13 +187,20 @@ fn watch_calls_in_flight(options: &Options, room: &Arc<Semaphore>) {
         .build();
 }
 
-fn add_reflection(routes: Routes) -> Routes {
+/// Reflection lists what the service `name` has, and knows every message.
+fn add_reflection(routes: Routes, name: &str) -> Routes {
+    let package = format!("boxoffice.{name}.");
+    let mut listed: Vec<&str> = METHODS.iter().filter_map(|method| method.path.split('/').nth(1)).collect();
+    listed.retain(|service| service.starts_with(&package));
+    listed.dedup();
+    listed.extend([health_server::SERVICE_NAME, server_reflection_server::SERVICE_NAME]);
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             // Without these, grpcurl can't show the details of an error.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
+        listed.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
     let valid = "our own descriptors are valid";
     routes

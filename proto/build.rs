@@ -111,11 +111,12 @@ fn method_entry(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Stri
         "IDEMPOTENCY_KEY_REQUIRED" => "Required",
         _ => "Optional",
     };
-    let takes_key = method
+    let key_field = method
         .input()
         .get_field_by_name("request_id")
-        .is_some_and(|field| field.kind() == Kind::String && !field.is_list());
-    if takes_key != (key != "None") {
+        .filter(|field| field.kind() == Kind::String && !field.is_list())
+        .map(|field| field.number());
+    if key_field.is_some() != (key != "None") {
         return Err("idempotency_key and the string field `request_id` go together".into());
     }
     if !options.has_field_by_name("idempotency_level") {
@@ -132,7 +133,7 @@ fn method_entry(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Stri
     }
     Ok(format!(
         "Method {{ path: \"/{}/{}\", access: Access::{access}, deadline: Duration::from_millis({deadline_ms}), \
-         idempotency_key: IdempotencyKey::{key}, repeat: Repeat::{repeat}, streams: {} }}",
+         idempotency_key: IdempotencyKey::{key}, key_field: {key_field:?}, repeat: Repeat::{repeat}, streams: {} }}",
         method.parent_service().full_name(),
         method.name(),
         method.is_server_streaming()

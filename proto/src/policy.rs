@@ -13,6 +13,8 @@ pub struct Method {
     pub deadline: Duration,
     /// Whether it takes an idempotency key, in the field `request_id`.
     pub idempotency_key: IdempotencyKey,
+    /// The number of the field `request_id`. None: it takes no key.
+    pub key_field: Option<u32>,
     /// Whether a call may be sent again when its fate is unknown.
     pub repeat: Repeat,
     /// Whether the answer is a stream.

@@ -37,7 +37,11 @@ use mesh::{
 };
 use mesh_test::sqlite::TestDatabase;
 use tokio::net::TcpListener;
-use tonic::{Code, Request, Response, Status, service::Routes, transport::server::TcpIncoming};
+use tonic::{
+    Code, Request, Response, Status,
+    service::Routes,
+    transport::{self, server::TcpIncoming},
+};
 use tonic_types::StatusExt;
 
 const SERVICE_KEY: &str = "the-key-that-services-of-this-test-share";
@@ -68,8 +72,8 @@ impl KeyService for OneKey {
 struct Service {
     clock: Clock,
     channel: Channel,
-    /// The same without a service token.
-    plain_channel: Channel,
+    /// The way that strangers have: no service token, no idempotency key that is put in.
+    plain_channel: transport::Channel,
     key: EncodingKey,
     shutdown: Shutdown,
     /// The file goes when this goes.
@@ -119,8 +123,8 @@ impl Service {
         let uri: mesh::client::Address =
             format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(svc_concert::serve(config, listener, clock.clone(), shutdown.clone()));
-        let channel = Channel::new("concert", uri.clone(), Some(service_tokens("booking")), clock.clone());
-        let plain_channel = Channel::new("concert", uri, None, clock.clone());
+        let plain_channel = transport::Channel::from_shared(uri.to_string()).unwrap().connect_lazy();
+        let channel = Channel::new("concert", uri, Some(service_tokens("booking")), clock.clone());
         let key = EncodingKey::from_ed_der(document.as_ref());
         let service = Self { clock, channel, plain_channel, key, shutdown, database_file: None };
         mesh_test::wait_until("the service to answer", PATIENCE, async || {
@@ -667,11 +671,10 @@ async fn a_cancelled_concert_stays_cancelled() {
     let service = Service::start().await;
     let person = organizer();
     let concert = service.published(&person).await;
-    assert_refused(
-        service.cancel(&person, &concert.concert_id, "").await,
-        "IDEMPOTENCY_KEY_MISSING",
-        &["request_id"],
-    );
+    let mut outside = ConcertServiceClient::new(service.plain_channel.clone());
+    let without_key = CancelConcertRequest { concert_id: concert.concert_id.clone(), ..Default::default() };
+    let refused = outside.cancel_concert(service.by(&person, without_key)).await;
+    assert_refused(refused, "IDEMPOTENCY_KEY_MISSING", &["request_id"]);
     let cancelled = service.cancel(&person, &concert.concert_id, "key").await.unwrap();
     assert_eq!(cancelled.get_ref().state(), ConcertState::Cancelled);
     assert_eq!(cancelled.get_ref().sale_state(), SaleState::Closed);

@@ -15,14 +15,13 @@ use chrono::TimeDelta;
 use jsonwebtoken::EncodingKey;
 use mesh::{
     auth::{Keys, User, keys::PublicKey, token},
-    client::Channel,
     clock::Clock,
     failure::error_info,
     id::{ConcertId, HoldId, SessionId, UserId},
     idempotency::REPLAYED,
 };
 use mesh_test::wait_until;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use super::{
@@ -47,9 +46,8 @@ impl Door {
         let keys = Keys::new();
         keys.replace(vec![PublicKey { kid: "k1".into(), x }], HashSet::new());
         let address = serve("booking", routes(&house.shared), keys, &house.service_key, &house.clock).await;
-        let uri = format!("http://{address}").parse().unwrap();
         Self {
-            channel: Channel::new("booking", uri, None, house.clock.clone()),
+            channel: Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy(),
             key: EncodingKey::from_ed_der(document.as_ref()),
             clock: house.clock.clone(),
         }

@@ -1,5 +1,9 @@
-//! A call out: trace → deadline → room → breaker → retry within a budget → balance. Generated clients take a [`Channel`] as
-//! their transport, so nobody has to remember any of it.
+//! A call out: trace → deadline → room → breaker → idempotency key → retry within a budget → balance. Generated clients take
+//! a [`Channel`] as their transport, so nobody has to remember any of it.
+//!
+//! Every try of a call has the same idempotency key. Whoever wants to come back later with the same request, as after
+//! `TRANSPORT_BROKEN` or `DEADLINE_EXCEEDED`, when nobody knows whether it was carried out, sets `request_id` before the
+//! first call and sends the same message again.
 //!
 //! Whatever happens, the caller gets a gRPC status with a reason of the contracts: a broken connection is
 //! `TRANSPORT_BROKEN`, never a silent UNKNOWN.
@@ -7,6 +11,7 @@
 mod address;
 mod balance;
 mod breaker;
+mod key;
 mod network;
 mod retry;
 mod stream;
@@ -238,7 +243,7 @@ impl Neighbour {
         {
             parts.headers.insert(SERVICE_HEADER, tokens.header(self.name, self.clock.now()));
         }
-        let body = collect(body).await.map_err(Failure::internal)?.0;
+        let body = key::with_key(method, collect(body).await.map_err(Failure::internal)?.0);
 
         let Ok(attempt) =
             tokio::time::timeout_at(deadline, self.attempts(method, parts, body, deadline)).await

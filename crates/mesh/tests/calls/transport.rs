@@ -10,21 +10,27 @@ use std::{
 };
 
 use boxoffice_proto::{
-    booking::v1::{WatchSeatsRequest, seat_service_client::SeatServiceClient},
+    booking::v1::{
+        CreateBookingRequest, WatchSeatsRequest, booking_service_client::BookingServiceClient,
+        seat_service_client::SeatServiceClient,
+    },
     concert::v1::{GetSaleRequest, sale_service_client::SaleServiceClient},
     payment::v1::{PayRequest, payment_service_client::PaymentServiceClient},
     user::v1::{CreateSessionRequest, session_service_client::SessionServiceClient},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use mesh::{client::Channel, server::Options};
 use mesh_test::{FaultProxy, wait_until};
+use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::{self, Runtime},
+    sync::mpsc,
     time::Instant,
 };
 use tonic::{Code, Request, Status, body::Body};
@@ -161,6 +167,34 @@ async fn only_what_the_contract_lets_be_repeated_is_tried_again_and_at_most_twic
         assert_eq!(reason(&outcome.unwrap_err()), "TRANSPORT_BROKEN", "{method}");
         assert_eq!(neighbour.connections(), expected_tries, "{method}");
     }
+}
+
+#[tokio::test]
+async fn every_try_of_a_call_has_the_same_key() {
+    let (requests, mut received) = mpsc::unbounded_channel();
+    let address = serve_answers(move |request| {
+        let requests = requests.clone();
+        let answer = async move {
+            requests.send(request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            let status = (HeaderName::from_static("grpc-status"), HeaderValue::from_static("14"));
+            Ok::<_, Status>(Frame::trailers(HeaderMap::from_iter([status])))
+        };
+        ok_headers().body(Body::new(StreamBody::new(stream::once(answer)))).unwrap()
+    })
+    .await;
+    let mut bookings = BookingServiceClient::new(Mesh::new().channel("booking", address));
+    let mut keys = Vec::new();
+    for own_key in ["", "", "mine"] {
+        let order = CreateBookingRequest { request_id: own_key.into(), ..Default::default() };
+        let status = bookings.create_booking(order).await.unwrap_err();
+        assert_eq!(reason(&status), "TRANSPORT_BROKEN");
+        let tries =
+            [(); 3].map(|()| CreateBookingRequest::decode(&received.try_recv().unwrap()[5..]).unwrap());
+        assert!(tries.iter().all(|request| request == &tries[0]), "{tries:?}");
+        keys.push(tries[0].request_id.clone());
+    }
+    assert!(!keys[0].is_empty() && keys[0] != keys[1], "another call, another key: {keys:?}");
+    assert_eq!(keys[2], "mine");
 }
 
 #[tokio::test]

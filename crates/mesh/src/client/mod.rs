@@ -1,5 +1,5 @@
 //! A call out: trace → deadline → room → breaker → idempotency key → retry within a budget → balance. Generated clients take
-//! a [`Channel`] as their transport, so nobody has to remember any of it.
+//! a [`Channel`] as their transport, so nobody has to remember any of it. `examples/book.rs` is a program that does.
 //!
 //! Every try of a call has the same idempotency key. Whoever wants to come back later with the same request, as after
 //! `TRANSPORT_BROKEN` or `DEADLINE_EXCEEDED`, when nobody knows whether it was carried out, sets `request_id` before the
@@ -30,7 +30,10 @@ use boxoffice_proto::{
     policy::{self, Access, Method},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::USER_AGENT};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{AUTHORIZATION, InvalidHeaderValue, USER_AGENT},
+};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use opentelemetry::{KeyValue, metrics::BoundCounter};
 use tokio::{sync::Semaphore, time::Instant};
@@ -72,7 +75,11 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A way to a neighbour. Cheap to clone; clones share connections, breaker and retry budget.
 #[derive(Clone)]
-pub struct Channel(Arc<Neighbour>);
+pub struct Channel {
+    neighbour: Arc<Neighbour>,
+    /// The user's access token that calls carry, as a header has it.
+    authorization: Option<HeaderValue>,
+}
 
 struct Neighbour {
     name: &'static str,
@@ -165,24 +172,34 @@ impl Channel {
                 }
             })
             .build();
-        Self(neighbour)
+        Self { neighbour, authorization: None }
+    }
+
+    /// The same way, on which calls carry this access token of a user, unless they have one of their own.
+    ///
+    /// # Errors
+    /// If no header can carry the token.
+    pub fn as_user(&self, access_token: &str) -> Result<Self, InvalidHeaderValue> {
+        let mut header = HeaderValue::try_from(format!("Bearer {access_token}"))?;
+        header.set_sensitive(true);
+        Ok(Self { authorization: Some(header), ..self.clone() })
     }
 
     /// The same way, on which so many calls more than [`ROOM`] may wait: for a caller that has no limit of its own.
     #[must_use]
     pub fn widened_by(self, calls: usize) -> Self {
-        self.0.room.add_permits(calls);
+        self.neighbour.room.add_permits(calls);
         self
     }
 
     /// The neighbour's name.
     pub fn name(&self) -> &'static str {
-        self.0.name
+        self.neighbour.name
     }
 
     /// Whether the neighbour has failed so often lately that calls are refused.
     pub fn is_refusing(&self) -> bool {
-        self.0.breaker.is_refusing()
+        self.neighbour.breaker.is_refusing()
     }
 }
 
@@ -195,8 +212,11 @@ impl tower::Service<Request<Body>> for Channel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let neighbour = Arc::clone(&self.0);
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let neighbour = Arc::clone(&self.neighbour);
+        if let Some(token) = &self.authorization {
+            request.headers_mut().entry(AUTHORIZATION).or_insert_with(|| token.clone());
+        }
         Box::pin(async move {
             let context = Context::current();
             let trace = context.trace.child();

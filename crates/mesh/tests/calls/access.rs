@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use boxoffice_proto::{
-    booking::v1::{WatchSeatsRequest, seat_service_client::SeatServiceClient},
+    booking::v1::{
+        GetBookingRequest, WatchSeatsRequest, booking_service_client::BookingServiceClient,
+        seat_service_client::SeatServiceClient,
+    },
     policy::{Access, METHODS},
 };
 use http::HeaderMap;
@@ -25,7 +28,7 @@ use crate::{
     service::{Fake, Gate},
     world::{
         Mesh, administrator, connect, details, fan, framed, organizer, post, read_to_end, reason,
-        retry_after, wait_for_calls,
+        retry_after, wait_for_calls, with_token,
     },
 };
 
@@ -197,6 +200,24 @@ async fn health_needs_no_token() {
     assert_eq!(answer.status(), ServingStatus::Serving);
     let unknown = health.check(HealthCheckRequest { service: "nobody".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound, "as the health protocol wants it");
+}
+
+#[tokio::test]
+async fn a_way_for_a_user_carries_the_user_s_token_unless_a_call_has_its_own() {
+    let (mesh, fake, ann, bob) = (Mesh::new(), Fake::willing(), fan(), fan());
+    let booking = mesh.serve("booking", &fake).await;
+    let channel = mesh.channel("booking", booking.address);
+    let mut bookings = BookingServiceClient::new(channel.as_user(&mesh.token(&ann)).unwrap());
+    bookings.get_booking(GetBookingRequest::default()).await.unwrap();
+    bookings.get_booking(with_token(&mesh.token(&bob), GetBookingRequest::default())).await.unwrap();
+    let callers = fake.seen().into_iter().map(|seen| match seen.caller {
+        Caller::User(user) => user.id,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(callers.collect::<Vec<UserId>>(), [ann.id, bob.id]);
+    let status = BookingServiceClient::new(channel.clone()).get_booking(GetBookingRequest::default()).await;
+    assert_eq!(reason(&status.unwrap_err()), MISSING, "the way itself is nobody's");
+    assert!(channel.as_user("two\nlines").is_err());
 }
 
 /// The services that reflection lists, by one of its two versions.

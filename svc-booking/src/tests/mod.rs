@@ -8,6 +8,7 @@ mod orders;
 mod payment;
 mod payment_outcomes;
 mod recovery;
+mod replicas;
 mod saga_laws;
 mod seat_changes;
 mod workers;

@@ -64,7 +64,7 @@ pub struct Common {
     /// Where the service's database is: postgres://… or sqlite://path.
     #[arg(long, env, hide_env_values = true)]
     pub database_url: DatabaseUrl,
-    /// Connections to the database at the most (Postgres).
+    /// Connections to the database at the most (Postgres). Booking and payment have one more each, for their hot writes.
     #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub database_connections: u32,
     /// The secret that services show each other that they belong to the mesh; at least 32 bytes, the same for all.

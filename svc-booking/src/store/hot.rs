@@ -4,12 +4,13 @@
 use mesh::{
     Failure,
     database::{
-        Database, insert_rows, is_conflict, is_unavailable, power_of_two_within, race_lost, rows_of, sql,
+        KeptConnection, insert_rows, is_conflict, is_unavailable, power_of_two_within, race_lost, rows_of,
+        sql,
     },
     id::{BookingId, ConcertId, Id, UserId},
     lane::Work,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait, Value};
+use sea_orm::{ConnectionTrait, DbErr, Value};
 use std::collections::{BTreeMap, HashSet};
 
 use super::{find_by_hold, find_by_key, find_sold_of, seats_json};
@@ -67,7 +68,7 @@ pub(crate) enum Conflict {
 
 /// The lane's work.
 pub(super) struct HotWrites {
-    pub(super) database: Database,
+    pub(super) connection: KeptConnection,
 }
 
 impl Work for HotWrites {
@@ -92,37 +93,39 @@ impl Work for HotWrites {
 }
 
 impl HotWrites {
-    async fn run_together(&self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
-        let transaction = self.database.begin().await?;
-        let answers = write(&transaction, &jobs.iter().collect::<Vec<_>>()).await?;
-        transaction.commit().await?;
-        Ok(answers)
+    async fn run_together(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
+        let transaction = self.connection.begin().await?;
+        let written = write(&transaction, &jobs.iter().collect::<Vec<_>>()).await;
+        transaction.end(written).await
     }
 
-    async fn run_one_by_one(&self, jobs: &[Job]) -> Result<Vec<Result<Answer, Failure>>, DbErr> {
-        let transaction = self.database.begin().await?;
-        let mut answers = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            answers.push(run_alone(&transaction, job).await?);
-        }
-        transaction.commit().await?;
-        Ok(answers)
+    async fn run_one_by_one(&mut self, jobs: &[Job]) -> Result<Vec<Result<Answer, Failure>>, DbErr> {
+        let transaction = self.connection.begin().await?;
+        let written = async {
+            let mut answers = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                answers.push(run_alone(&transaction, job).await?);
+            }
+            Ok(answers)
+        };
+        let written = written.await;
+        transaction.end(written).await
     }
 }
 
 /// Does one job of a batch behind a savepoint.
-async fn run_alone(transaction: &DatabaseTransaction, job: &Job) -> Result<Result<Answer, Failure>, DbErr> {
+async fn run_alone(transaction: &impl ConnectionTrait, job: &Job) -> Result<Result<Answer, Failure>, DbErr> {
     let mut tries = 1;
     loop {
-        let savepoint = transaction.begin().await?;
-        let error = match write(&savepoint, &[job]).await {
+        transaction.execute_unprepared("SAVEPOINT job").await?;
+        let error = match write(transaction, &[job]).await {
             Ok(mut answers) => {
-                savepoint.commit().await?;
+                transaction.execute_unprepared("RELEASE SAVEPOINT job").await?;
                 return Ok(Ok(answers.remove(0)));
             }
             Err(error) => error,
         };
-        savepoint.rollback().await?;
+        transaction.execute_unprepared("ROLLBACK TO SAVEPOINT job").await?;
         if !is_conflict(&error) {
             return Ok(Err(Failure::from(error)));
         }
@@ -140,7 +143,7 @@ async fn run_alone(transaction: &DatabaseTransaction, job: &Job) -> Result<Resul
 }
 
 /// Does the jobs of a batch in a transaction: claims first, then confirms, then failures.
-async fn write(transaction: &DatabaseTransaction, jobs: &[&Job]) -> Result<Vec<Answer>, DbErr> {
+async fn write(transaction: &impl ConnectionTrait, jobs: &[&Job]) -> Result<Vec<Answer>, DbErr> {
     let claims: Vec<&NewBooking> = jobs
         .iter()
         .filter_map(|job| match job {
@@ -169,7 +172,7 @@ async fn write(transaction: &DatabaseTransaction, jobs: &[&Job]) -> Result<Vec<A
     Ok(answers)
 }
 
-async fn claim(transaction: &DatabaseTransaction, claims: &[&NewBooking]) -> Result<(), DbErr> {
+async fn claim(transaction: &impl ConnectionTrait, claims: &[&NewBooking]) -> Result<(), DbErr> {
     // Sorted, so that two transactions lock rows in the same order.
     let mut fans: BTreeMap<(ConcertId, UserId), (usize, u32)> = BTreeMap::new();
     let mut seats: Vec<(ConcertId, Ordinal, BookingId)> = Vec::new();
@@ -234,7 +237,7 @@ fn booking_row(new: &NewBooking) -> Vec<Value> {
 
 /// Confirms bookings; which of them were PAYING under the lease.
 async fn confirm(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     mut confirms: &[(BookingId, i32)],
 ) -> Result<HashSet<uuid::Uuid>, DbErr> {
     let mut confirmed = HashSet::with_capacity(confirms.len());
@@ -257,7 +260,7 @@ async fn confirm(
 }
 
 async fn fail(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     booking: &Booking,
     failure: PaymentFailure,
 ) -> Result<bool, DbErr> {
@@ -284,7 +287,7 @@ async fn fail(
 
 /// Gives the seats of a booking back.
 pub(super) async fn release_claims(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     booking: &Booking,
 ) -> Result<(), DbErr> {
     for seat in &booking.seats {
@@ -307,7 +310,7 @@ pub(super) async fn release_claims(
 }
 
 /// Finds out what a claim is in conflict with.
-async fn diagnose(connection: &DatabaseTransaction, new: &NewBooking) -> Result<Option<Conflict>, DbErr> {
+async fn diagnose(connection: &impl ConnectionTrait, new: &NewBooking) -> Result<Option<Conflict>, DbErr> {
     let booking = &new.booking;
     if let Some((booking, fingerprint)) = find_by_key(connection, booking.fan, &new.request_key).await? {
         return Ok(Some(Conflict::Replay { booking: Box::new(booking), fingerprint }));

@@ -7,7 +7,7 @@ mod tests;
 use chrono::{DateTime, TimeDelta, Utc};
 use mesh::{
     Failure,
-    database::{Database, sql},
+    database::{Database, KeptConnection, sql},
     id::{BookingId, ConcertId, HoldId, Id, RefundId, UserId},
     lane::Lane,
     page::Page,
@@ -70,7 +70,7 @@ pub(crate) struct Cancelled {
 
 impl Store {
     pub(crate) fn new(database: Database) -> Self {
-        let hot = Lane::start(HotWrites { database: database.clone() });
+        let hot = Lane::start(HotWrites { connection: KeptConnection::new(database.clone()) });
         Self { database, hot }
     }
 

@@ -8,7 +8,7 @@ use mesh::{
     database::{insert_rows, power_of_two_within, rows_of, sql},
     id::{BookingId, ConcertId, EntryId, Id, RefundId, UserId},
 };
-use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Value};
 use uuid::Uuid;
 
 use super::movement_number;
@@ -26,7 +26,7 @@ use crate::domain::{
 ///
 /// # Errors
 /// A failing database; a payment that came to be meanwhile and whose wallet is not locked.
-pub(super) async fn open(transaction: &DatabaseTransaction, commands: &[Command]) -> Result<Books, DbErr> {
+pub(super) async fn open(transaction: &impl ConnectionTrait, commands: &[Command]) -> Result<Books, DbErr> {
     // Commands to give back don't say whose wallet they are about; the payment does.
     let given_back: BTreeSet<BookingId> =
         commands.iter().filter(|command| command.payer().is_none()).map(Command::booking).collect();
@@ -44,7 +44,7 @@ pub(super) async fn open(transaction: &DatabaseTransaction, commands: &[Command]
 }
 
 async fn find_payments(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     bookings: impl Iterator<Item = BookingId>,
 ) -> Result<Vec<Payment>, DbErr> {
     let keys = Keys::of(bookings);
@@ -60,7 +60,7 @@ async fn find_payments(
 }
 
 async fn find_refunds(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     refunds: impl Iterator<Item = RefundId>,
 ) -> Result<Vec<Refund>, DbErr> {
     let keys = Keys::of(refunds);
@@ -74,7 +74,7 @@ async fn find_refunds(
 
 /// The balances of these fans' wallets, in minor units, locked on Postgres until the transaction ends.
 pub(super) async fn lock_wallets(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     fans: impl IntoIterator<Item = UserId>,
 ) -> Result<Vec<(UserId, i64)>, DbErr> {
     let keys = Keys::of(fans);
@@ -98,7 +98,7 @@ pub(super) async fn lock_wallets(
 /// # Errors
 /// A failing database; a row that vanished or was added since it was read.
 pub(super) async fn write(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     changes: &Changes,
     now: DateTime<Utc>,
 ) -> Result<(), DbErr> {
@@ -145,7 +145,7 @@ pub(super) async fn write(
     change_wallets(transaction, &changes.wallet_changes).await
 }
 
-async fn update_payment(transaction: &DatabaseTransaction, payment: &Payment) -> Result<(), DbErr> {
+async fn update_payment(transaction: &impl ConnectionTrait, payment: &Payment) -> Result<(), DbErr> {
     let statement = sql(
         transaction,
         "UPDATE payment SET state = $2, refunded = $3 WHERE booking = $1",
@@ -155,7 +155,7 @@ async fn update_payment(transaction: &DatabaseTransaction, payment: &Payment) ->
 }
 
 /// Adds to each wallet, or takes from it; the database refuses a balance below zero.
-async fn change_wallets(transaction: &DatabaseTransaction, changes: &[(UserId, i64)]) -> Result<(), DbErr> {
+async fn change_wallets(transaction: &impl ConnectionTrait, changes: &[(UserId, i64)]) -> Result<(), DbErr> {
     let mut changes = changes;
     while !changes.is_empty() {
         let (now, later) = changes.split_at(power_of_two_within(changes.len()));

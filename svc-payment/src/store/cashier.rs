@@ -4,7 +4,7 @@
 use mesh::{
     Failure,
     clock::Clock,
-    database::{self, Database},
+    database::{self, Database, KeptConnection},
     failure::chain,
     lane::Work,
 };
@@ -22,7 +22,7 @@ const TRIES: u32 = 5;
 /// Carries out commands about payments.
 #[derive(Debug)]
 pub(crate) struct Cashier {
-    database: Database,
+    connection: KeptConnection,
     clock: Clock,
 }
 
@@ -30,23 +30,26 @@ type Answer = Result<Payment, Refusal>;
 
 impl Cashier {
     pub(crate) fn new(database: Database, clock: Clock) -> Self {
-        Self { database, clock }
+        Self { connection: KeptConnection::new(database), clock }
     }
 
     /// Carries the commands out, in their order, and commits them together.
     ///
     /// # Errors
     /// A failing database: nothing happened then, or, if the connection broke during the commit, all of it may have.
-    async fn carry_out(&self, commands: &[Command]) -> Result<Vec<Answer>, DbErr> {
-        let transaction = self.database.begin().await?;
-        let mut books = books::open(&transaction, commands).await?;
-        let answers = commands.iter().map(|command| books.carry_out(*command)).collect();
-        books::write(&transaction, &books.changes(), self.clock.now()).await?;
-        transaction.commit().await?;
-        Ok(answers)
+    async fn carry_out(&mut self, commands: &[Command]) -> Result<Vec<Answer>, DbErr> {
+        let transaction = self.connection.begin().await?;
+        let written = async {
+            let mut books = books::open(&transaction, commands).await?;
+            let answers = commands.iter().map(|command| books.carry_out(*command)).collect();
+            books::write(&transaction, &books.changes(), self.clock.now()).await?;
+            Ok(answers)
+        };
+        let written = written.await;
+        transaction.end(written).await
     }
 
-    async fn carry_out_alone(&self, command: Command) -> Result<Payment, Failure> {
+    async fn carry_out_alone(&mut self, command: Command) -> Result<Payment, Failure> {
         let mut tries = 1;
         loop {
             match self.carry_out(&[command]).await {

@@ -2,6 +2,7 @@
 
 mod clock;
 mod idempotency;
+mod kept;
 mod migration;
 mod outage;
 

@@ -19,19 +19,19 @@ use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use crate::{CONNECTIONS, on_both_databases, open};
 
 /// How long a call waits for a database that does not answer: for a connection, 2 s.
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// Within which a pool heals.
 const HEALING_TIME: Duration = Duration::from_secs(5);
 
 /// A Postgres database behind a proxy.
-struct Proxied {
-    proxy: FaultProxy,
-    url: String,
+pub(crate) struct Proxied {
+    pub(crate) proxy: FaultProxy,
+    pub(crate) url: String,
     _database: mesh_test::postgres::TestDatabase,
 }
 
 impl Proxied {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let database = mesh_test::postgres::create_database().await;
         let options = PgConnectOptions::from_str(database.url()).unwrap();
         let address = (options.get_host().to_owned(), options.get_port());
@@ -53,7 +53,7 @@ async fn ask_with_all(database: &Database) -> Vec<Result<(), DbErr>> {
 }
 
 #[track_caller]
-fn assert_unavailable(outcome: Result<(), DbErr>) {
+pub(crate) fn assert_unavailable(outcome: Result<(), DbErr>) {
     let failure = Failure::from(outcome.unwrap_err());
     assert!(failure.is(ErrorReason::DatabaseUnavailable), "{failure}: {:?}", failure.source());
 }

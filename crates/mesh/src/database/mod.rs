@@ -1,6 +1,8 @@
 //! Databases: Postgres, or a SQLite file in embedded mode. One type for both; SQL is written so that both take it.
 
-use std::{fmt, str::FromStr, time::Duration};
+mod kept;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use boxoffice_proto::common::v1::ErrorReason;
 use opentelemetry::KeyValue;
@@ -17,6 +19,9 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use tokio::sync::RwLock;
+
+pub use self::kept::{KeptConnection, KeptTransaction};
 use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
@@ -57,6 +62,8 @@ pub struct Database {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
     pool: Pool,
+    /// Read by the transactions on kept connections, which the pool knows nothing of.
+    in_flight: Arc<RwLock<()>>,
 }
 
 #[derive(Debug, Clone)]
@@ -150,7 +157,12 @@ impl Database {
                 SqliteConnectOptions::from_str(&url.0)?.read_only(true).busy_timeout(ACQUIRE_TIMEOUT);
             let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
             let connection = SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone());
-            Ok(Self { reader: connection.clone(), writer: connection, pool: Pool::Sqlite(pool) })
+            Ok(Self {
+                reader: connection.clone(),
+                writer: connection,
+                pool: Pool::Sqlite(pool),
+                in_flight: Arc::default(),
+            })
         };
         open.await.map_err(|source| DatabaseError::Open { url: url.clone(), source })
     }
@@ -181,6 +193,7 @@ impl Database {
             reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
             writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer.clone()),
             pool: Pool::Sqlite(writer),
+            in_flight: Arc::default(),
         })
     }
 
@@ -196,7 +209,12 @@ impl Database {
             .connect_with(options)
             .await?;
         let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
-        Ok(Self { reader: connection.clone(), writer: connection, pool: Pool::Postgres(pool) })
+        Ok(Self {
+            reader: connection.clone(),
+            writer: connection,
+            pool: Pool::Postgres(pool),
+            in_flight: Arc::default(),
+        })
     }
 
     /// Brings the schema up to date. Safe to call from several processes at once: they take turns. Each step is a
@@ -285,6 +303,7 @@ impl Database {
     pub async fn close(self) {
         let _ = self.reader.close().await;
         let _ = self.writer.close().await;
+        drop(self.in_flight.write().await);
     }
 }
 

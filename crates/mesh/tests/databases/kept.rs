@@ -1,0 +1,153 @@
+//! A connection that a lane keeps: it is the same from transaction to transaction, and nobody notices that it was replaced.
+
+use std::time::{Duration, Instant};
+
+use mesh::database::{Database, KeptConnection, KeptTransaction, sql};
+use mesh_test::Mode;
+use sea_orm::{ConnectionTrait, DbErr};
+
+use crate::{
+    on_both_databases, open,
+    outage::{LONGEST_WAIT, Proxied, assert_unavailable},
+};
+
+async fn create_seats(database: &Database) {
+    database.writer().execute_unprepared("CREATE TABLE seat (ordinal int PRIMARY KEY)").await.unwrap();
+}
+
+async fn add_seat(transaction: &KeptTransaction<'_>, ordinal: i32) -> Result<u64, DbErr> {
+    let statement = sql(transaction, "INSERT INTO seat VALUES ($1)", [ordinal.into()]);
+    transaction.execute_raw(statement).await.map(|result| result.rows_affected())
+}
+
+/// A transaction that adds a seat.
+async fn add(connection: &mut KeptConnection, ordinal: i32) -> Result<u64, DbErr> {
+    let transaction = connection.begin().await?;
+    let added = add_seat(&transaction, ordinal).await;
+    transaction.end(added).await
+}
+
+/// The seats, as the database has them.
+async fn seats(database: &Database) -> Vec<i32> {
+    let statement = sql(database.reader(), "SELECT ordinal FROM seat ORDER BY ordinal", []);
+    let rows = database.reader().query_all_raw(statement).await.unwrap();
+    rows.iter().map(|row| row.try_get("", "ordinal").unwrap()).collect()
+}
+
+/// Which of the server's processes a transaction runs in.
+async fn server_process(connection: &mut KeptConnection) -> Result<i32, DbErr> {
+    let transaction = connection.begin().await?;
+    let row = transaction.query_one_raw(sql(&transaction, "SELECT pg_backend_pid() AS pid", [])).await;
+    transaction.end(row).await?.expect("a row").try_get("", "pid")
+}
+
+on_both_databases!(
+    what_went_well_is_written_and_all_else_leaves_nothing,
+    after_it_is_closed_nothing_is_begun_and_what_was_begun_is_finished,
+);
+
+async fn what_went_well_is_written_and_all_else_leaves_nothing(url: &str) {
+    let database = open(url).await;
+    create_seats(&database).await;
+    let mut connection = KeptConnection::new(database.clone());
+    assert_eq!(add(&mut connection, 1).await.unwrap(), 1);
+    add(&mut connection, 1).await.expect_err("it is there");
+
+    let transaction = connection.begin().await.unwrap();
+    add_seat(&transaction, 2).await.unwrap();
+    let refused: Result<(), _> = transaction.end(Err(DbErr::Custom("refused".into()))).await;
+    assert_eq!(refused.unwrap_err(), DbErr::Custom("refused".into()));
+
+    let transaction = connection.begin().await.unwrap();
+    add_seat(&transaction, 3).await.unwrap();
+    drop(transaction);
+
+    assert_eq!(add(&mut connection, 4).await.unwrap(), 1);
+    assert_eq!(seats(&database).await, [1, 4]);
+}
+
+async fn after_it_is_closed_nothing_is_begun_and_what_was_begun_is_finished(url: &str) {
+    let database = open(url).await;
+    create_seats(&database).await;
+    let mut connection = KeptConnection::new(database.clone());
+    let transaction = connection.begin().await.unwrap();
+    add_seat(&transaction, 1).await.unwrap();
+    let mut closing = Box::pin(database.close());
+    let is_closed = tokio::time::timeout(Duration::from_millis(50), &mut closing).await.is_ok();
+    assert!(!is_closed, "a transaction is in flight");
+    transaction.end(Ok(())).await.unwrap();
+    closing.await;
+    assert_unavailable(connection.begin().await.map(drop));
+    assert_eq!(seats(&open(url).await).await, [1]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn it_is_the_same_connection_each_time() {
+    let server = mesh_test::postgres::create_database().await;
+    let database = open(server.url()).await;
+    create_seats(&database).await;
+    let mut connection = KeptConnection::new(database);
+    let process = server_process(&mut connection).await.unwrap();
+    add(&mut connection, 1).await.unwrap();
+    add(&mut connection, 1).await.expect_err("it is there");
+    assert_eq!(server_process(&mut connection).await.unwrap(), process);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_broke_between_transactions_is_replaced_before_the_next() {
+    let server = Proxied::start().await;
+    let mut connection = KeptConnection::new(open(&server.url).await);
+    let process = server_process(&mut connection).await.unwrap();
+    server.proxy.reset_connections();
+    assert_ne!(server_process(&mut connection).await.expect("another connection"), process);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_breaks_within_a_transaction_is_replaced_and_nothing_is_written() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    create_seats(&database).await;
+    let mut connection = KeptConnection::new(database.clone());
+    for step in ["a statement", "the commit"] {
+        let transaction = connection.begin().await.unwrap();
+        add_seat(&transaction, 1).await.unwrap();
+        server.proxy.reset_connections();
+        let written = if step == "a statement" { add_seat(&transaction, 2).await } else { Ok(0) };
+        assert_unavailable(transaction.end(written).await.map(drop));
+    }
+    assert_eq!(add(&mut connection, 3).await.unwrap(), 1);
+    let database = open(&server.url).await;
+    assert_eq!(seats(&database).await, [3]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn a_database_that_is_cut_off_answers_soon_and_is_used_again_at_once() {
+    let server = Proxied::start().await;
+    let mut connection = KeptConnection::new(open(&server.url).await);
+    server_process(&mut connection).await.unwrap();
+    for mode in [Mode::Refuse, Mode::Blackhole] {
+        server.proxy.set_mode(mode);
+        let begin = Instant::now();
+        assert_unavailable(connection.begin().await.map(drop));
+        assert!(begin.elapsed() < LONGEST_WAIT, "{mode:?}: {:?}", begin.elapsed());
+        server.proxy.set_mode(Mode::Pass);
+        server_process(&mut connection).await.expect("a new connection");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn it_does_not_wait_for_connections_of_the_pool() {
+    let server = mesh_test::postgres::create_database().await;
+    let database = open(server.url()).await;
+    let mut connection = KeptConnection::new(database.clone());
+    let mut held = Vec::new();
+    while let Ok(transaction) = database.begin().await {
+        held.push(transaction);
+    }
+    server_process(&mut connection).await.expect("a connection of its own");
+}

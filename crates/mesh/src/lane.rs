@@ -180,6 +180,9 @@ fn silence() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::poll_immediate;
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     /// A job that breaks its batch.
@@ -230,10 +233,51 @@ mod tests {
     async fn a_caller_that_left_costs_no_work() {
         let (sizes, mut seen) = mpsc::unbounded_channel();
         let lane = Lane::start(Doubling(sizes));
-        let abandoned = futures_util::future::poll_immediate(lane.submit(2)).await;
+        let abandoned = poll_immediate(lane.submit(2)).await;
         assert!(abandoned.is_none());
         assert_eq!(lane.submit(4).await.ok(), Some(8));
         assert_eq!(seen.recv().await, Some(1));
+    }
+
+    /// Tells the batches it begins, and those it finishes, one for each permit of the gate.
+    struct Gated {
+        begun: mpsc::UnboundedSender<Vec<u32>>,
+        finished: mpsc::UnboundedSender<Vec<u32>>,
+        gate: Arc<Semaphore>,
+    }
+
+    impl Work for Gated {
+        type Job = u32;
+        type Answer = ();
+
+        const NAME: (&'static str, &'static str) = ("test", "gated");
+
+        async fn run(&mut self, jobs: Vec<u32>) -> Vec<Result<(), Failure>> {
+            let _ = self.begun.send(jobs.clone());
+            self.gate.acquire().await.expect("never closed").forget();
+            let answers = jobs.iter().map(|_| Ok(())).collect();
+            let _ = self.finished.send(jobs);
+            answers
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_queue_is_left_out_and_a_batch_that_has_begun_is_finished() {
+        let ((begun, mut has_begun), (finished, mut has_finished)) =
+            (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let gate = Arc::new(Semaphore::new(0));
+        let lane = Lane::start(Gated { begun, finished, gate: Arc::clone(&gate) });
+        let mut callers: Vec<_> = (0..4).map(|job| Box::pin(lane.submit(job))).collect();
+        assert!(poll_immediate(&mut callers[0]).await.is_none());
+        assert_eq!(has_begun.recv().await, Some(vec![0]));
+        for caller in &mut callers[1..] {
+            assert!(poll_immediate(caller).await.is_none(), "it waits for the next batch");
+        }
+        drop(callers.drain(..3));
+        gate.add_permits(2);
+        callers.remove(0).await.unwrap();
+        assert_eq!(has_begun.recv().await, Some(vec![3]));
+        assert_eq!((has_finished.recv().await, has_finished.recv().await), (Some(vec![0]), Some(vec![3])));
     }
 
     #[tokio::test]

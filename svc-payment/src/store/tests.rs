@@ -1,7 +1,9 @@
 //! The store on SQLite and on Postgres: the same bodies on both.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 use mesh::{
     Failure,
     clock::Clock,
@@ -9,6 +11,7 @@ use mesh::{
     id::{ConcertId, RefundId},
     lane::{BATCH_LIMIT, Lane},
 };
+use mesh_test::wait_until;
 
 use super::{audit::broken_rules, cashier::Cashier, *};
 use crate::domain::books::{Charge, Command, Payment, PaymentState, Refund, Refusal, WALLET_LIMIT};
@@ -54,6 +57,7 @@ on_both_databases!(
     a_refund_is_made_once,
     a_refund_gives_back_no_more_than_was_taken,
     a_batch_is_carried_out_in_its_order,
+    who_leaves_in_time_is_not_charged_and_who_leaves_too_late_is,
     first_top_ups_at_once_all_count,
     a_wallet_is_not_topped_up_beyond_its_limit,
     entries_are_listed_newest_first_and_only_to_their_fan,
@@ -392,6 +396,33 @@ async fn a_batch_is_carried_out_in_its_order(till: Till) {
     assert_eq!(outcomes, ["OK", "INSUFFICIENT_BALANCE", "OK", "OK", "OK", "OK", "OK"]);
     assert_eq!(till.payments.counts().0, 1, "one batch, or this test tests nothing");
     assert_eq!(till.balance(fan).await, 100);
+    till.assert_books_add_up().await;
+}
+
+async fn who_leaves_in_time_is_not_charged_and_who_leaves_too_late_is(till: Till) {
+    let fan = till.fan_with(1_000).await;
+    let [begun, waiting, staying] = [(); 3].map(|()| Command::Pay(BookingId::new(), charge(fan, 100)));
+    let other_writer = till.database.begin().await.unwrap();
+    books::lock_wallets(&other_writer, [fan]).await.unwrap();
+    let [mut first, mut second, mut third] =
+        [begun, waiting, staying].map(|command| Box::pin(till.payments.submit(command)));
+    assert!(poll_immediate(&mut first).await.is_none());
+    wait_until("its batch to begin", Duration::from_secs(10), async || match till.payments.counts() {
+        (1, 1) => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    })
+    .await;
+    assert!(poll_immediate(&mut second).await.is_none());
+    assert!(poll_immediate(&mut third).await.is_none());
+    drop((first, second));
+    other_writer.rollback().await.unwrap();
+    third.await.unwrap();
+    assert_eq!(till.balance(fan).await, 800);
+
+    till.payments.submit(begun).await.unwrap();
+    assert_eq!(till.balance(fan).await, 800, "it is found by its key");
+    till.payments.submit(waiting).await.unwrap();
+    assert_eq!(till.balance(fan).await, 700, "it was not charged");
     till.assert_books_add_up().await;
 }
 

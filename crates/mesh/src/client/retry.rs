@@ -1,5 +1,5 @@
 //! How often a call is tried again: at most [`TRIES`] times, and all calls together at most a fifth more than were
-//! made, so that a neighbour in trouble is not buried.
+//! made (or a few a second), so that a neighbour in trouble is not buried.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ pub(super) const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Retries that are always allowed, a second: a lone call after a quiet hour may be tried again.
 const MINIMUM_PER_SECOND: u32 = 5;
-const SHARE: f32 = 0.2;
+/// Retries beside these: one for seven calls (of this, tower cuts off what is no whole number of calls). Together they
+/// are a fifth at the most from a hundred calls a second on.
+const SHARE: f32 = 1.0 / 7.1;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// What all calls to a neighbour may be tried again.
@@ -50,7 +52,7 @@ mod tests {
             budget.deposit();
         }
         let granted = (0..1000).filter(|_| budget.withdraw()).count();
-        assert!((200..=260).contains(&granted), "{granted}");
+        assert!((150..=200).contains(&granted), "{granted}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use boxoffice_proto::{
 use futures_util::future::{join_all, poll_immediate};
 use mesh::{Failure, client::Channel, context::Context, server::Options};
 use mesh_test::{FaultProxy, Mode, wait_until};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
@@ -93,6 +94,23 @@ async fn a_neighbour_that_stays_dead_is_asked_once_a_period() {
             "one call, of three tries at the most"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_neighbour_sees_hardly_any_of_the_load() {
+    const PERIODS: usize = 6;
+    let (mesh, neighbour) = (Mesh::new(), Resetting::start().await);
+    let channel = mesh.channel("concert", neighbour.address);
+    let (begin, mut calls) = (Instant::now(), 0);
+    while begin.elapsed() < PERIODS as u32 * OPEN_PERIOD {
+        get_sale(&channel).await.unwrap_err();
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(calls > 1000, "{calls} calls");
+    // What opens the breaker, and a probe for each period, of three tries each.
+    let (seen, most) = (neighbour.connections(), 3 * (WINDOW + PERIODS));
+    assert!((WINDOW..=most).contains(&seen), "{seen} of {calls} calls");
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use opentelemetry::metrics::BoundCounter;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -55,6 +56,7 @@ pub(super) struct Balance {
 
 struct Endpoints {
     network: Arc<dyn Network>,
+    ejections: BoundCounter<u64>,
     current: ArcSwap<Vec<Arc<Peer>>>,
     has_found: watch::Sender<bool>,
 }
@@ -67,6 +69,7 @@ struct Peer {
     channel: Channel,
     in_flight: AtomicUsize,
     health: Mutex<Health>,
+    ejections: BoundCounter<u64>,
 }
 
 #[derive(Default)]
@@ -86,9 +89,10 @@ pub(super) struct Lease {
 pub(super) struct InFlight(Arc<Peer>);
 
 impl Balance {
-    pub(super) fn new(address: &Address, network: Arc<dyn Network>) -> Self {
+    /// `ejections` counts how often an endpoint is ejected.
+    pub(super) fn new(address: &Address, network: Arc<dyn Network>, ejections: BoundCounter<u64>) -> Self {
         let (has_found, found) = watch::channel(false);
-        let endpoints = Arc::new(Endpoints { network, current: ArcSwap::default(), has_found });
+        let endpoints = Arc::new(Endpoints { network, ejections, current: ArcSwap::default(), has_found });
         let literal: Option<Vec<_>> =
             address.uris().iter().map(|uri| Some((literal_of(uri)?, uri.clone()))).collect();
         match literal {
@@ -157,7 +161,7 @@ impl Endpoints {
         let known = self.current.load();
         let peers = found.into_iter().map(|(address, origin)| {
             let same = known.iter().find(|peer| peer.address == address && peer.origin == origin);
-            same.cloned().unwrap_or_else(|| Arc::new(Peer::new(address, origin, &self.network)))
+            same.cloned().unwrap_or_else(|| Arc::new(Peer::new(address, origin, self)))
         });
         self.current.store(Arc::new(peers.collect()));
         self.has_found.send_replace(true);
@@ -189,14 +193,14 @@ fn draw(peers: &[Arc<Peer>], is_wanted: impl Fn(&Peer) -> bool) -> &Arc<Peer> {
 }
 
 impl Peer {
-    fn new(address: SocketAddr, origin: Uri, network: &Arc<dyn Network>) -> Self {
+    fn new(address: SocketAddr, origin: Uri, endpoints: &Endpoints) -> Self {
         let target = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/").build();
         let endpoint = Endpoint::from(target.expect("an address and a port"))
             .origin(origin.clone())
             .http2_keep_alive_interval(KEEPALIVE_PERIOD)
             .keep_alive_timeout(KEEPALIVE_LIMIT)
             .keep_alive_while_idle(true);
-        let network = Arc::clone(network);
+        let network = Arc::clone(&endpoints.network);
         let connect = service_fn(move |_: Uri| {
             let network = Arc::clone(&network);
             // tonic's own limit stands outside of what it calls a failure to connect.
@@ -208,6 +212,7 @@ impl Peer {
             channel: endpoint.connect_with_connector_lazy(connect),
             in_flight: AtomicUsize::new(0),
             health: Mutex::default(),
+            ejections: endpoints.ejections.clone(),
         }
     }
 
@@ -220,7 +225,7 @@ impl Peer {
     }
 
     fn is_ejected(&self) -> bool {
-        self.health().ejected_until.is_some_and(|end| Instant::now() < end)
+        self.health().is_ejected()
     }
 
     fn note(&self, is_failure: bool) {
@@ -230,10 +235,20 @@ impl Peer {
             return;
         }
         health.failures_in_a_row += 1;
-        if health.failures_in_a_row >= FAILURES {
-            health.ejected_until = Some(Instant::now() + EJECTION);
+        if health.failures_in_a_row < FAILURES {
+            return;
+        }
+        if !health.is_ejected() {
+            self.ejections.add(1);
             tracing::warn!(endpoint = %self.address, origin = %self.origin, "an endpoint is ejected");
         }
+        health.ejected_until = Some(Instant::now() + EJECTION);
+    }
+}
+
+impl Health {
+    fn is_ejected(&self) -> bool {
+        self.ejected_until.is_some_and(|end| Instant::now() < end)
     }
 }
 
@@ -300,7 +315,10 @@ mod tests {
     use std::{cell::Cell, collections::HashSet};
 
     use super::*;
-    use crate::client::network::{Connection, System};
+    use crate::{
+        client::network::{Connection, System},
+        metrics,
+    };
 
     /// What a name stands for.
     type Names = Arc<Mutex<io::Result<Vec<u16>>>>;
@@ -323,14 +341,22 @@ mod tests {
         }
     }
 
+    fn ejections() -> BoundCounter<u64> {
+        metrics::meter().u64_counter("test").build().bind(&[])
+    }
+
     fn balance(names: &Names) -> Balance {
-        Balance::new(&"http://svc-concert:50051".parse().unwrap(), Arc::new(Named(Arc::clone(names))))
+        Balance::new(
+            &"http://svc-concert:50051".parse().unwrap(),
+            Arc::new(Named(Arc::clone(names))),
+            ejections(),
+        )
     }
 
     /// The way to these ports of this machine.
     fn fixed(ports: &[u16]) -> Balance {
         let uris: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        Balance::new(&uris.join(",").parse().unwrap(), Arc::new(System))
+        Balance::new(&uris.join(",").parse().unwrap(), Arc::new(System), ejections())
     }
 
     fn names(ports: &[u16]) -> Names {

@@ -151,9 +151,15 @@ impl Channel {
             .u64_counter("rpc.client.retries")
             .with_description("Calls to a neighbour that were tried again")
             .build();
+        let ejections = metrics::meter()
+            .u64_counter("rpc.client.ejections")
+            .with_description(
+                "Endpoints of a neighbour that were left alone for a while, as they failed in a row",
+            )
+            .build();
         let neighbour = Arc::new(Neighbour {
             name,
-            balance: Balance::new(&address, network),
+            balance: Balance::new(&address, network, ejections.bind(&labels)),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
             room: Semaphore::new(ROOM),

@@ -48,6 +48,7 @@ async fn calls_are_counted_by_how_they_end_and_the_breaker_is_seen() {
     let channel = mesh.channel("metered", port.address());
     assert_eq!(of_neighbour("rpc_client_breaker_state"), Some(0.0));
     assert_eq!(of_neighbour("rpc_client_retries_total"), Some(0.0));
+    assert_eq!(of_neighbour("rpc_client_ejections_total"), Some(0.0));
     assert_eq!(calls("refused"), None, "what never happened is not shown");
 
     for _ in 0..WINDOW {
@@ -58,6 +59,7 @@ async fn calls_are_counted_by_how_they_end_and_the_breaker_is_seen() {
     assert_eq!(calls("refused"), Some(1.0));
     assert_eq!(of_neighbour("rpc_client_breaker_state"), Some(2.0), "open");
     assert!(of_neighbour("rpc_client_retries_total") > Some(0.0));
+    assert_eq!(of_neighbour("rpc_client_ejections_total"), Some(1.0), "its only endpoint, once");
 
     let _service = mesh.serve_on(port.listen(), Options::new("metered"), &Fake::behind(&gate));
     tokio::time::advance(OPEN_PERIOD).await;

@@ -41,7 +41,7 @@ use crate::{
 const SEEDS: usize = 3;
 /// How long a simulation may take by its own clock.
 const LONGEST: Duration = Duration::from_secs(300);
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 const LONGEST_TRAVEL: Duration = Duration::from_millis(50);
 
 const CLIENT: &str = "gateway";

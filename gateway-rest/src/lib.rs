@@ -55,7 +55,11 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let redis = match &config.redis_url {
-        Some(url) => Some(Redis::open(url, "gateway", &shutdown).await?),
+        Some(url) => {
+            let redis = Redis::open(url, &shutdown).await?;
+            tokio::spawn(redis.clone().dependency().watch("gateway"));
+            Some(redis)
+        }
         None => None,
     };
     let tokens = ServiceTokens::new("gateway", &config.service_token_key, None);

@@ -114,12 +114,16 @@ pub async fn serve(
         channel("payment", config.payment_url.clone()),
         config.currency,
     );
-    let holds = match &config.redis_url {
-        Some(url) => Holds::redis(Redis::open(url, "booking", &shutdown).await?),
+    let redis = match &config.redis_url {
+        Some(url) => Some(Redis::open(url, &shutdown).await?),
+        None => None,
+    };
+    let holds = match &redis {
+        Some(redis) => Holds::redis(redis.clone()),
         None => Holds::memory(clock.clone()),
     };
     let shared = Shared {
-        store: Store::new(database),
+        store: Store::new(database.clone()),
         holds: Arc::new(holds),
         catalog: Arc::new(Catalog::new(neighbours.clone())),
         neighbours,
@@ -133,7 +137,9 @@ pub async fn serve(
 
     let authenticator = config.common.authenticator("booking", &clock, &shutdown);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server::serve(config.common.server_options("booking"), routes, authenticator, incoming, shutdown).await?;
+    let mut options = config.common.server_options("booking", &database);
+    options.dependencies.extend(redis.map(Redis::dependency));
+    server::serve(options, routes, authenticator, incoming, shutdown).await?;
     shared.store.close().await;
     Ok(())
 }

@@ -71,7 +71,8 @@ pub async fn serve(
 
     let authenticator = config.common.authenticator("concert", &clock, &shutdown);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server::serve(config.common.server_options("concert"), routes, authenticator, incoming, shutdown).await?;
+    let options = config.common.server_options("concert", &shared.database);
+    server::serve(options, routes, authenticator, incoming, shutdown).await?;
     shared.database.close().await;
     Ok(())
 }

@@ -91,7 +91,8 @@ pub async fn serve(
 
     let authenticator = config.common.authenticator("payment", &clock, &shutdown);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server::serve(config.common.server_options("payment"), routes, authenticator, incoming, shutdown).await?;
+    let options = config.common.server_options("payment", &shared.database);
+    server::serve(options, routes, authenticator, incoming, shutdown).await?;
     shared.database.close().await;
     Ok(())
 }

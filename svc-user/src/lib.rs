@@ -112,7 +112,7 @@ pub async fn serve(
     let authenticator =
         Authenticator::new(shared.keyring.verification(), config.common.service_tokens("user"), clock);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let options = config.common.server_options("user");
+    let options = config.common.server_options("user", &shared.database);
     server::serve(options, shared.routes(), authenticator, incoming, shutdown).await?;
     shared.database.close().await;
     Ok(())

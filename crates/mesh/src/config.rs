@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     database::{Database, DatabaseError, DatabaseUrl, Migration},
     failure::chain,
-    server::Options,
+    server::{Dependency, Options},
     shutdown::Shutdown,
 };
 
@@ -118,9 +118,15 @@ impl Common {
         ServiceTokens::new(name, &self.service_token_key, self.service_token_key_previous.as_ref())
     }
 
-    /// How the service `name` is served.
-    pub fn server_options(&self, name: &'static str) -> Options {
+    /// How the service `name` is served, which has this database.
+    pub fn server_options(&self, name: &'static str, database: &Database) -> Options {
+        let database = database.clone();
+        let answers = move || {
+            let database = database.clone();
+            async move { database.answers().await }
+        };
         Options {
+            dependencies: vec![Dependency::new("database", answers)],
             has_reflection: self.reflection,
             drain_wait: self.drain_wait,
             max_connection_age: Some(self.max_connection_age),

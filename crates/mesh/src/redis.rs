@@ -13,7 +13,7 @@ use fred::{
     },
 };
 
-use crate::{failure::chain, metrics::Level, shutdown::Shutdown};
+use crate::{failure::chain, server::Dependency, shutdown::Shutdown};
 
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -77,11 +77,7 @@ impl Redis {
     ///
     /// # Errors
     /// If Redis answers but can't be used; if shutdown begins while waiting.
-    pub async fn open(
-        url: &RedisUrl,
-        service: &'static str,
-        shutdown: &Shutdown,
-    ) -> Result<Self, RedisError> {
+    pub async fn open(url: &RedisUrl, shutdown: &Shutdown) -> Result<Self, RedisError> {
         let client = loop {
             let client = build(url)?;
             match client.init().await {
@@ -93,8 +89,19 @@ impl Redis {
             }
             tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.begun() => {} }
         };
-        watch_connection(&client, service);
+        log_connection(&client);
         Ok(Self { client })
+    }
+
+    /// As what a service needs.
+    pub fn dependency(self) -> Dependency {
+        Dependency::new("redis", move || {
+            let redis = self.clone();
+            async move {
+                let Ok(client) = redis.connected() else { return false };
+                client.ping::<()>(None).await.is_ok()
+            }
+        })
     }
 
     /// Runs a script; what it answers.
@@ -142,19 +149,13 @@ fn may_pass(error: &FredError) -> bool {
         || error.details().starts_with("LOADING")
 }
 
-/// Says in the log and by a metric whether there is a connection.
-fn watch_connection(client: &Client, service: &'static str) {
-    let description = "Whether there is a connection to Redis: 1, or 0";
-    let connected = std::sync::Arc::new(Level::new("redis.connected", "", description, service));
-    connected.set(1.0);
-    let lost = std::sync::Arc::clone(&connected);
-    client.on_error(move |(error, _)| {
-        lost.set(0.0);
+/// Says in the log whether there is a connection.
+fn log_connection(client: &Client) {
+    client.on_error(|(error, _)| {
         tracing::warn!(error = chain(&error), "the connection to Redis is lost");
         std::future::ready(Ok(()))
     });
-    client.on_reconnect(move |server| {
-        connected.set(1.0);
+    client.on_reconnect(|server| {
         tracing::info!(redis.address = %server, "connected to Redis again");
         std::future::ready(Ok(()))
     });

@@ -76,7 +76,7 @@ impl Sale {
     }
 
     async fn in_redis(url: &str) -> Self {
-        let redis = Redis::open(&url.parse().unwrap(), "booking", &Shutdown::new()).await.unwrap();
+        let redis = Redis::open(&url.parse().unwrap(), &Shutdown::new()).await.unwrap();
         Self::open(Holds::redis(redis), Clock::manual(Clock::system().now())).await
     }
 

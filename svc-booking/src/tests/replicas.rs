@@ -36,7 +36,7 @@ impl Replicas {
 
 async fn holds_in(redis: &Redis) -> Holds {
     let url: RedisUrl = redis.url().parse().unwrap();
-    Holds::redis(mesh::redis::Redis::open(&url, "booking", &Shutdown::new()).await.unwrap())
+    Holds::redis(mesh::redis::Redis::open(&url, &Shutdown::new()).await.unwrap())
 }
 
 async fn next(stream: &mut Streaming<WatchSeatsResponse>) -> WatchSeatsResponse {

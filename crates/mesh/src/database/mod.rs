@@ -265,6 +265,11 @@ impl Database {
         self.writer.get_database_backend()
     }
 
+    /// Whether it answers.
+    pub async fn answers(&self) -> bool {
+        self.reader.execute_unprepared("SELECT 1").await.is_ok()
+    }
+
     /// Has metrics tell how many connections are in use, as those of this service.
     pub fn watch_connections(&self, service: &'static str) {
         let sqlite_reader = match &self.pool {

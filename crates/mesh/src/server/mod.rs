@@ -1,6 +1,7 @@
 //! A call in: trace → room → deadline → who calls → handler, and an answer that always has a reason. Every service is
 //! served by [`serve`], so that none can forget any of it.
 
+mod dependencies;
 mod prompt;
 mod stream;
 
@@ -38,6 +39,7 @@ use tonic_reflection::pb::v1::server_reflection_server;
 use tower::{Layer, Service, ServiceExt};
 use tracing::Instrument;
 
+pub use self::dependencies::Dependency;
 pub use self::prompt::Prompt;
 use self::stream::EndingBody;
 use crate::{
@@ -82,6 +84,8 @@ pub struct Options {
     /// How long a connection lives before its client is asked, gently, for a new one: so that calls spread over servers
     /// that were added since. None: for ever.
     pub max_connection_age: Option<Duration>,
+    /// What calls need and may be away for a while.
+    pub dependencies: Vec<Dependency>,
 }
 
 impl Options {
@@ -93,6 +97,7 @@ impl Options {
             has_reflection: true,
             drain_wait: Duration::ZERO,
             max_connection_age: None,
+            dependencies: Vec::new(),
         }
     }
 }
@@ -120,6 +125,16 @@ where
     if options.has_reflection {
         routes = add_reflection(routes, options.name);
     }
+
+    let reports = options.dependencies.iter().cloned();
+    let reports = futures_util::future::join_all(
+        reports.map(|dependency| dependency.report(options.name, Some(health.clone()))),
+    );
+    // An empty list would be done at once.
+    let reports = async {
+        reports.await;
+        std::future::pending::<Infallible>().await
+    };
 
     let stop_accepting = Shutdown::new();
     let drain = {
@@ -156,6 +171,7 @@ where
         .serve_with_incoming_shutdown(incoming, stop_accepting.begun_owned());
     tokio::select! {
         outcome = serving => outcome,
+        never = reports => match never {},
         () = drain => {
             tracing::warn!(service.name = options.name, "calls were dropped that did not finish in time");
             Ok(())

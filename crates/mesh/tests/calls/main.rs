@@ -8,6 +8,7 @@ mod access;
 mod balance;
 mod breaker;
 mod deadline;
+mod dependencies;
 mod drain;
 mod metrics;
 mod service;

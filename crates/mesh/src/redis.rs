@@ -170,7 +170,7 @@ mod tests {
         let url: RedisUrl = "redis://:hunter2@cache:6380/3".parse().unwrap();
         assert_eq!(format!("{url:?}"), "cache:6380");
         let url: RedisUrl = "redis-cluster://u:hunter2@a:1?node=b:2".parse().unwrap();
-        assert_eq!(format!("{url:?}"), "a:1,b:2");
+        assert_eq!(format!("{url:?}"), "b:2,a:1");
         for bad in ["", "cache:6379", "http://cache", "redis://:hunter2@host:port"] {
             let error = bad.parse::<RedisUrl>().unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

@@ -1,14 +1,37 @@
 //! What the gateway is told by its environment.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use clap::Parser;
 use mesh::{
     client::Address,
     config::{Secret, duration},
     redis::RedisUrl,
+    telemetry::{self, LogFormat},
 };
 
 use crate::cors::AllowedOrigins;
+
+/// Speaks REST with frontends and gRPC with the services.
+#[derive(Debug, Parser)]
+#[command(name = "gateway-rest", version)]
+pub struct Cli {
+    /// Where to listen for HTTP.
+    #[arg(long, env, default_value = "0.0.0.0:8080")]
+    pub http_listen_addr: SocketAddr,
+    /// Where operators are answered: /metrics and /healthz.
+    #[arg(long, env, default_value = "0.0.0.0:9090")]
+    pub admin_listen_addr: SocketAddr,
+    /// How logs are written.
+    #[arg(long, env, default_value = "json")]
+    pub log_format: LogFormat,
+    /// Where telemetry is sent.
+    #[command(flatten)]
+    pub telemetry: telemetry::Export,
+    /// What the gateway is told.
+    #[command(flatten)]
+    pub config: Config,
+}
 
 /// What the gateway is told.
 #[derive(Debug, Clone, clap::Args)]

@@ -49,9 +49,7 @@ pub async fn run<Config: Args>(
     serve: impl AsyncFnOnce(Config, TcpListener, Clock, Shutdown) -> anyhow::Result<()>,
     migrate: impl AsyncFnOnce(Config, Shutdown) -> anyhow::Result<()>,
 ) -> ExitCode {
-    let command = Cli::<Config>::command().name(name);
-    let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
-    let cli = Cli::<Config>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli: Cli<Config> = parse(command::<Config>(name));
     let shutdown = Shutdown::new();
     let work = async {
         shutdown.on_signals()?;
@@ -78,6 +76,18 @@ pub async fn run<Config: Args>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a service's process may be told.
+pub fn command<Config: Args>(name: &'static str) -> clap::Command {
+    Cli::<Config>::command().name(name)
+}
+
+/// What this process is told by its arguments and environment. If that makes no sense, it ends with an error that names
+/// the setting, and shows no secret.
+pub fn parse<Cli: FromArgMatches>(command: clap::Command) -> Cli {
+    let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Listens on an address.

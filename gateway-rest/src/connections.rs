@@ -73,7 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, entry: Entry, stop: Shutdown) {
                 return;
             }
             // The builder itself waits for ever to see whether a first `P` becomes HTTP/2.
-            let stream = TokioIo::new(Prompt::new(stream));
+            let stream = TokioIo::new(Prompt::new(stream, &stop));
             let connection = builder.serve_connection(stream, service).into_owned();
             let connection = watcher.watch(connection);
             tokio::select! {

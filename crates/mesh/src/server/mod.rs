@@ -161,7 +161,8 @@ where
     if let Some(age) = options.max_connection_age {
         server = server.max_connection_age(age);
     }
-    let incoming = incoming.map(|accepted| accepted.map(Prompt::new));
+    let stop = stop_accepting.clone();
+    let incoming = incoming.map(move |accepted| accepted.map(|stream| Prompt::new(stream, &stop)));
     let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))

@@ -10,29 +10,40 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::sleep,
 };
 use tonic::transport::server::Connected;
 
+use crate::shutdown::Shutdown;
+
 /// How long a client may take to begin. Later the keepalive finds out who is gone.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The same once the server accepts nothing more: long enough for one whose first bytes are on their way.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
 /// What every client of HTTP/2 begins with, in bytes (RFC 9113, 3.4). No request of HTTP/1.1 is shorter.
 const PREFACE_BYTES: usize = 24;
 
-/// A connection that breaks off if its client does not begin: within a minute from when it was made.
-#[derive(Debug)]
+/// A connection that breaks off if its client does not begin: within a minute from when it was made, or a second from when
+/// the server stops.
 pub struct Prompt<Io> {
     inner: Io,
     /// What hasn't come yet of the beginning, in bytes.
     missing: usize,
     /// None: it has begun.
-    limit: Option<Pin<Box<Sleep>>>,
+    limit: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl<Io> Prompt<Io> {
-    /// A connection just made.
-    pub fn new(inner: Io) -> Self {
-        Self { inner, missing: PREFACE_BYTES, limit: Some(Box::pin(sleep(LIMIT))) }
+    /// A connection just made, to a server that stops when `stop` begins.
+    pub fn new(inner: Io, stop: &Shutdown) -> Self {
+        let stopped = stop.begun_owned();
+        let limit = async {
+            tokio::select! {
+                () = sleep(LIMIT) => {}
+                () = stopped => sleep(LAST_LIMIT).await,
+            }
+        };
+        Self { inner, missing: PREFACE_BYTES, limit: Some(Box::pin(limit)) }
     }
 }
 

@@ -7,7 +7,10 @@ use boxoffice_proto::booking::v1::{
 };
 use mesh::{client::Channel, server::Options, shutdown::DRAIN_LIMIT};
 use mesh_test::{FaultProxy, Mode, wait_until};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tonic::{Request, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -129,6 +132,22 @@ async fn whoever_watches_health_or_reflection_does_not_hold_it_up() {
     assert!(begin.elapsed() < DRAIN_WAIT + Duration::from_secs(1), "{:?}", begin.elapsed());
     read_to_end(watched).await.unwrap();
     read_to_end(answers).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_connects_and_says_nothing_does_not_hold_it_up() {
+    let mesh = Mesh::new();
+    let booking = mesh.serve("booking", &Fake::willing()).await;
+    let _silent = TcpStream::connect(booking.address).await.unwrap();
+    wait_until("the connection to be accepted", PATIENCE, async || match booking.connections() {
+        1 => Ok(()),
+        connections => Err(format!("{connections} connections")),
+    })
+    .await;
+    let begin = Instant::now();
+    booking.shutdown.begin();
+    booking.task.await.unwrap().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,6 +46,7 @@ contract! {
     a_fan_has_a_limit,
     a_key_holds_once,
     an_expired_hold_frees_its_seats,
+    all_that_expired_is_released_at_once,
     an_end_only_moves_later,
     sold_seats_stay_sold_until_freed,
     settling_twice_is_once,
@@ -230,6 +231,20 @@ async fn an_expired_hold_frees_its_seats(sale: Sale) {
     assert_eq!(sale.release_expired().await, 0);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
     sale.held(hold.fan, &[0, 1, 2, 3], "l").await;
+}
+
+async fn all_that_expired_is_released_at_once(sale: Sale) {
+    const HOLDS: u32 = 350;
+    let sold = Sold { places: HOLDS, ..Sold::default() };
+    let crowded = Sale { concert: ConcertId::new(), ..sale };
+    let begun_at = crowded.begin_load().await;
+    assert!(crowded.holds.load(crowded.concert, sold, begun_at).await.unwrap());
+    for seat in 0..HOLDS {
+        crowded.held(UserId::new(), &[seat], "k").await;
+    }
+    crowded.advance(LIFE);
+    assert_eq!(crowded.release_expired().await, HOLDS as usize);
+    assert_eq!(crowded.letters().await, "A".repeat(HOLDS as usize));
 }
 
 async fn an_end_only_moves_later(sale: Sale) {

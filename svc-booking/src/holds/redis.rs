@@ -31,6 +31,8 @@ use crate::domain::{
 
 /// How often concerts that somebody watches are looked at.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// Expired holds that one script gives back: it keeps everybody else waiting for about a millisecond.
+const RELEASED_AT_ONCE: usize = 100;
 /// How long a concert's keys are kept after they were used last.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
 
@@ -367,8 +369,15 @@ impl RedisHolds {
         let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
         let shift = self.clock_shift();
         let sweeps = concerts.into_iter().map(async |concert| {
-            let arguments: Vec<Value> = vec![shift.into()];
-            self.redis.run::<usize>(&RELEASE_EXPIRED, keys(concert), arguments).await
+            let mut released = 0;
+            loop {
+                let arguments: Vec<Value> = vec![shift.into(), RELEASED_AT_ONCE.to_string().into()];
+                let count: usize = self.redis.run(&RELEASE_EXPIRED, keys(concert), arguments).await?;
+                released += count;
+                if count < RELEASED_AT_ONCE {
+                    return Ok::<_, RedisError>(released);
+                }
+            }
         });
         Ok(try_join_all(sweeps).await?.into_iter().sum())
     }

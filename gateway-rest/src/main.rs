@@ -10,7 +10,7 @@ use mesh::{admin, clock::Clock, process, shutdown::Shutdown, telemetry};
 async fn main() -> ExitCode {
     let cli: Cli = process::parse(Cli::command());
     let (format, export) = (cli.log_format, cli.telemetry.clone());
-    match telemetry::around("gateway-rest", format, "info,opentelemetry=warn", &export, run(cli)).await {
+    match telemetry::around("gateway-rest", format, process::LOGGED, &export, run(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway-rest: {error:#}");

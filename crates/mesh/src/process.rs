@@ -15,6 +15,9 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
+/// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already.
+pub const LOGGED: &str = "info,opentelemetry=warn,fred=warn,sqlx::postgres::notice=warn";
+
 #[derive(Debug, Parser)]
 #[command(version, subcommand_required = false)]
 struct Cli<Config: Args> {
@@ -69,7 +72,7 @@ pub async fn run<Config: Args>(
             }
         }
     };
-    match telemetry::around(name, cli.log_format, "info,opentelemetry=warn", &cli.telemetry, work).await {
+    match telemetry::around(name, cli.log_format, LOGGED, &cli.telemetry, work).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error:#}");

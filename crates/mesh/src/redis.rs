@@ -1,7 +1,15 @@
 //! Redis: what may be lost, shared by the replicas of a service. A command is sent once and answered soon, or fails;
 //! while there is no connection it fails at once, so that a call that could do without Redis hardly notices.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fred::{
     clients::Client,
@@ -149,13 +157,19 @@ fn may_pass(error: &FredError) -> bool {
         || error.details().starts_with("LOADING")
 }
 
-/// Says in the log whether there is a connection.
+/// Says in the log when the connection is lost, and when there is one again.
 fn log_connection(client: &Client) {
-    client.on_error(|(error, _)| {
-        tracing::warn!(error = chain(&error), "the connection to Redis is lost");
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let was_lost = Arc::clone(&is_lost);
+    client.on_error(move |(error, _)| {
+        // Each try to connect again fails, too.
+        if !is_lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = chain(&error), "the connection to Redis is lost");
+        }
         std::future::ready(Ok(()))
     });
-    client.on_reconnect(|server| {
+    client.on_reconnect(move |server| {
+        was_lost.store(false, Ordering::Relaxed);
         tracing::info!(redis.address = %server, "connected to Redis again");
         std::future::ready(Ok(()))
     });

@@ -32,6 +32,8 @@ pub enum Mode {
     Delay(Duration),
     /// Carries requests and swallows the answers: the work is done and nobody hears of it.
     DropReplies,
+    /// Carries answers and keeps requests back until the mode changes: they come late, maybe after their caller has left.
+    Stall,
 }
 
 /// A proxy on a port of its own in front of one target. It stops, and resets its connections, when it is dropped.
@@ -90,7 +92,7 @@ impl FaultProxy {
         self.orders.send_modify(|orders| orders.resets += 1);
     }
 
-    /// How many bytes were swallowed so far, in both directions, HTTP/2's own frames included.
+    /// How many bytes were swallowed or kept back so far, in both directions, HTTP/2's own frames included.
     pub fn swallowed_bytes(&self) -> u64 {
         self.swallowed_bytes.load(Ordering::Relaxed)
     }
@@ -189,13 +191,18 @@ const CHUNK: usize = 16 * 1024;
 async fn carry_requests(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    orders: watch::Receiver<Orders>,
+    mut orders: watch::Receiver<Orders>,
     swallowed_bytes: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut deaf = false;
     loop {
         let read = from.read(&mut buffer).await;
+        if orders.borrow().mode == Mode::Stall {
+            swallowed_bytes.fetch_add(read.as_ref().map_or(0, |length| *length as u64), Ordering::Relaxed);
+            // It fails when the proxy is dropped, and then the connection is cut.
+            let _ = orders.wait_for(|now| now.mode != Mode::Stall).await;
+        }
         deaf |= orders.borrow().mode == Mode::Blackhole;
         if deaf {
             match read {
@@ -419,6 +426,22 @@ mod tests {
         echo.wait_for("slownever").await;
         proxy.reset_connections();
         assert_eq!(silent_end(&mut connection).await, io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn stalled_requests_come_late_also_when_their_caller_has_left() {
+        let echo = Echo::start().await;
+        let proxy = FaultProxy::start(echo.address).await;
+        let mut connection = connect(&proxy).await;
+        exchange(&mut connection, "before ").await.expect("an answer");
+        proxy.set_mode(Mode::Stall);
+        connection.write_all(b"charge").await.expect("bytes are taken");
+        drop(connection);
+        wait_for_swallowed(&proxy, 6).await;
+        assert_eq!(echo.received(), "before ");
+
+        proxy.set_mode(Mode::Pass);
+        echo.wait_for("before charge").await;
     }
 
     #[tokio::test]

@@ -26,8 +26,11 @@ use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait for a connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a connection of the pool. Shorter than any method may take: whoever waits in vain is told that the
+/// database is away, and not that time is up.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait for others who write to the same SQLite file.
+const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection may take to show that it still works when it is given back.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 /// Readers of a SQLite file. One more writes.
@@ -154,7 +157,7 @@ impl Database {
         }
         let open = async {
             let options =
-                SqliteConnectOptions::from_str(&url.0)?.read_only(true).busy_timeout(ACQUIRE_TIMEOUT);
+                SqliteConnectOptions::from_str(&url.0)?.read_only(true).busy_timeout(SQLITE_PATIENCE);
             let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
             let connection = SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone());
             Ok(Self {
@@ -172,13 +175,13 @@ impl Database {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(ACQUIRE_TIMEOUT)
+            .busy_timeout(SQLITE_PATIENCE)
             .foreign_keys(true)
             // A checkpoint every 16 MB instead of 4: it flushes the file while writers wait.
             .pragma("wal_autocheckpoint", "4000")
             .statement_cache_capacity(300);
         let pool_options =
-            || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
+            || SqlitePoolOptions::new().acquire_timeout(SQLITE_PATIENCE).test_before_acquire(false);
         // A file has one writer at a time: the second would only wait for the first, in slices of sleep.
         let writer = pool_options()
             .min_connections(1)

@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
 use crate::{CONNECTIONS, on_both_databases, open};
 
-/// How long a call waits for a database that does not answer: for a connection, 2 s.
+/// How long a call waits for a database that does not answer: for a connection, 1 s.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// Within which a pool heals.
 const HEALING_TIME: Duration = Duration::from_secs(5);

@@ -18,11 +18,18 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long to wait before asking again one that says it is not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The API of a Boxoffice that runs at this address.
+/// The API of a Boxoffice whose gateways are at these addresses.
 ///
 /// # Errors
-/// One clear sentence, within seconds: it is no address, nobody answers there, or somebody who is no Boxoffice.
-pub(super) async fn reach(address: &str) -> anyhow::Result<Api> {
+/// One clear sentence, within seconds: one is no address, nobody answers there, or somebody who is no Boxoffice.
+pub(super) async fn reach(addresses: &[String]) -> anyhow::Result<Api> {
+    for address in addresses {
+        reach_one(address).await?;
+    }
+    Api::of_gateways(addresses.iter().cloned())
+}
+
+async fn reach_one(address: &str) -> anyhow::Result<()> {
     let url = Url::parse(address).ok().filter(|url| url.has_host());
     let Some(url) = url.filter(|url| url.scheme() == "http" && url.query().is_none()) else {
         bail!(
@@ -33,8 +40,7 @@ pub(super) async fn reach(address: &str) -> anyhow::Result<Api> {
     let answered = tokio::time::timeout(FIRST_ANSWER, first_answer(&api)).await;
     answered
         .unwrap_or_else(|_| bail!("no answer within {} s", FIRST_ANSWER.as_secs()))
-        .with_context(|| format!("no Boxoffice can be used at {address}"))?;
-    Ok(api)
+        .with_context(|| format!("no Boxoffice can be used at {address}"))
 }
 
 /// Reads the list of concerts, as soon as there is one.

@@ -42,10 +42,11 @@ pub struct Options {
     /// How many seats there are.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub seats: u32,
-    /// Sell a new concert out on this running Boxoffice (its REST address, such as http://127.0.0.1:8080); default: on a
-    /// throwaway one of its own.
-    #[arg(long)]
-    pub url: Option<String>,
+    /// Sell a new concert out on this running Boxoffice (its REST address, such as http://127.0.0.1:8080; separated by
+    /// commas, if it has several gateways: then a connection that breaks is no failure, as the next one is asked by the
+    /// same key); default: on a throwaway one of its own.
+    #[arg(long, value_delimiter = ',')]
+    pub url: Vec<String>,
     /// With --url: the data directory of the Boxoffice that runs there, to sweep its databases after the sale.
     #[arg(long, default_value = "data", requires = "url")]
     pub data_dir: PathBuf,
@@ -73,17 +74,17 @@ pub struct Options {
 /// # Errors
 /// If there is no Boxoffice, the crowd can't be made ready, or the databases can't be swept.
 pub async fn run(options: Options, clock: &Clock) -> anyhow::Result<bool> {
-    match &options.url {
-        Some(url) => {
+    match options.url.as_slice() {
+        urls @ [_, ..] => {
             let databases = sweep::Databases {
                 data_dir: options.data_dir.clone(),
                 booking_database_url: options.booking_database_url.clone(),
                 payment_database_url: options.payment_database_url.clone(),
             };
             databases.check().await?;
-            sell_out(&instance::reach(url).await?, &options, &databases, clock).await
+            sell_out(&instance::reach(urls).await?, &options, &databases, clock).await
         }
-        None => {
+        [] => {
             let throwaway = Throwaway::start().await?;
             let api = Api::new(throwaway.embedded.url())?;
             let outcome = sell_out(&api, &options, &throwaway.databases(), clock).await;
@@ -99,7 +100,7 @@ async fn sell_out(
     databases: &sweep::Databases,
     clock: &Clock,
 ) -> anyhow::Result<bool> {
-    println!("Selling {} seats to {} fans at {}", options.seats, options.fans, api.base());
+    println!("Selling {} seats to {} fans at {}", options.seats, options.fans, api.bases().join(", "));
     let crowd = Crowd::gather(api, options, clock).await?;
     let left_hold = LeftHold::leave(api, &crowd.organizer, &crowd.bystander, clock).await?;
 

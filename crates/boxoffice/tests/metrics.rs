@@ -2,27 +2,10 @@
 
 mod stage;
 
-use std::{collections::HashMap, net::SocketAddr};
-
 use mesh::telemetry::{self, LogFormat};
 use mesh_test::wait_until;
 use serde_json::json;
-use stage::{PATIENCE, PRICE, Stage, Visit};
-
-/// What Prometheus sees: values by series.
-async fn scrape(admin: SocketAddr) -> HashMap<String, f64> {
-    let response = reqwest::get(format!("http://{admin}/metrics")).await.unwrap();
-    assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4");
-    let text = response.text().await.unwrap();
-    let series = text.lines().filter(|line| !line.starts_with('#'));
-    series
-        .map(|line| {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            (name.to_owned(), value.parse().unwrap())
-        })
-        .collect()
-}
+use stage::{PATIENCE, PRICE, Stage, Visit, scrape};
 
 #[tokio::test]
 async fn a_booking_is_seen_in_the_metrics() {

@@ -5,15 +5,14 @@ mod stage;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    ops::{Deref, DerefMut},
     os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::Command,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::Duration,
 };
 
@@ -30,11 +29,10 @@ use mesh_test::wait_until;
 use reqwest::Method;
 use serde_json::{Value, json};
 use stage::{
-    Events, PASSWORD, Promoter, Visit, assert_refused, client, fan, grpc, new_email, order, refusal, venue,
+    Events, PASSWORD, Process, Promoter, Visit, assert_refused, client, fan, grpc, new_email, order,
+    process::PATIENCE, refusal, venue,
 };
 
-/// How long a process may take to start or to end, several at once on a small machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long after its start a killed Boxoffice may take to settle what it was doing.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// What the program prints last when it is ready.
@@ -42,31 +40,20 @@ const READY: &str = "Ctrl-C stops it";
 /// What a seat in the demo's stalls costs.
 const STALLS: i64 = 110_000;
 
-/// The program, as a process of its own; killed when the test ends.
-struct Program {
-    child: Child,
-    output: Lines,
-    errors: Lines,
+/// The program, as a process of its own.
+struct Program(Process);
+
+impl Deref for Program {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.0
+    }
 }
 
-/// The lines that came out of a process so far.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
-        let lines = Self::default();
-        let sink = lines.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                sink.get().push(line);
-            }
-        });
-        lines
-    }
-
-    fn get(&self) -> MutexGuard<'_, Vec<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.0
     }
 }
 
@@ -81,11 +68,7 @@ impl Program {
             command.env_remove(name);
         }
         command.args(arguments).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (output, errors) =
-            (Lines::of(child.stdout.take().unwrap()), Lines::of(child.stderr.take().unwrap()));
-        Self { child, output, errors }
+        Self(Process::start(&mut command))
     }
 
     /// A Boxoffice on free ports.
@@ -115,8 +98,7 @@ impl Program {
             if program.output.get().iter().any(|line| line.starts_with(READY)) {
                 return Ok(());
             }
-            let end = program.child.try_wait().unwrap();
-            Err(format!("{end:?}: {:?}; {:?}", *program.output.get(), *program.errors.get()))
+            Err(format!("{:?}: {:?}; {:?}", program.ended(), *program.output.get(), *program.errors.get()))
         })
         .await;
         program
@@ -159,20 +141,6 @@ impl Program {
         line.rsplit_once('(').unwrap().1.trim_end_matches(')').to_owned()
     }
 
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// How it ends.
-    async fn end(&mut self) -> ExitStatus {
-        wait_until("the process to end", PATIENCE, async || match self.child.try_wait().unwrap() {
-            Some(status) => Ok(status),
-            None => Err(format!("it runs: {:?}; {:?}", *self.output.get(), *self.errors.get())),
-        })
-        .await
-    }
-
     async fn kill(mut self) {
         self.signal("-KILL");
         assert_eq!(self.end().await.signal(), Some(9));
@@ -181,13 +149,6 @@ impl Program {
     async fn stop(mut self) {
         self.signal("-INT");
         assert_eq!(self.end().await.code(), Some(0), "{:?}", *self.errors.get());
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

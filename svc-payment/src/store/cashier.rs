@@ -4,6 +4,7 @@
 use mesh::{
     Failure,
     clock::Clock,
+    crash,
     database::{self, Database, KeptConnection},
     failure::chain,
     lane::Work,
@@ -43,10 +44,25 @@ impl Cashier {
             let mut books = books::open(&transaction, commands).await?;
             let answers = commands.iter().map(|command| books.carry_out(*command)).collect();
             books::write(&transaction, &books.changes(), self.clock.now()).await?;
+            for command in commands {
+                match command {
+                    Command::Pay(..) => crash::point("payment.pay.before"),
+                    Command::Void(_) => crash::point("payment.void.before"),
+                    Command::Refund(_) => crash::point("payment.refund.before"),
+                }
+            }
             Ok(answers)
         };
         let written = written.await;
-        transaction.end(written).await
+        let answers = transaction.end(written).await?;
+        for command in commands {
+            match command {
+                Command::Pay(..) => crash::point("payment.pay.after"),
+                Command::Void(_) => crash::point("payment.void.after"),
+                Command::Refund(_) => crash::point("payment.refund.after"),
+            }
+        }
+        Ok(answers)
     }
 
     async fn carry_out_alone(&mut self, command: Command) -> Result<Payment, Failure> {

@@ -5,7 +5,9 @@
 mod answer;
 mod events;
 pub(crate) mod grpc;
+mod metrics;
 mod picture;
+pub(crate) mod process;
 pub(crate) mod workshop;
 
 use std::{
@@ -29,7 +31,9 @@ use tempfile::TempDir;
 pub(crate) use self::{
     answer::{Refusal, assert_refused, read, refusal},
     events::{Event, Events},
+    metrics::scrape,
     picture::Picture,
+    process::Process,
 };
 
 /// How long to wait for what should happen soon.

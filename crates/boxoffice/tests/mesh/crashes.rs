@@ -1,0 +1,161 @@
+//! `kill -9` of booking and of payment at each step of the saga: whoever comes back, or is there, finishes it.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use futures_util::future::join_all;
+
+use crate::{
+    crowd::Crowd,
+    deployment::{Deployment, Plan, RECOVERY},
+};
+
+/// Where booking dies while fans buy and give back, and whether it leaves a booking to whoever takes over its lease.
+const BOOKING: [(&str, bool); 12] = [
+    ("booking.claim.before", false),
+    ("booking.claim.after", true),
+    ("booking.charge.before", true),
+    ("booking.charge.after", true),
+    ("booking.confirm.before", true),
+    ("booking.confirm.after", false),
+    ("booking.fail.before", true),
+    ("booking.fail.after", false),
+    ("booking.cancel.before", false),
+    ("booking.cancel.after", false),
+    ("booking.refund.before", false),
+    ("booking.refund.after", false),
+];
+
+/// Where payment dies meanwhile.
+const PAYMENT: [&str; 4] =
+    ["payment.pay.before", "payment.pay.after", "payment.refund.before", "payment.refund.after"];
+
+/// Where payment dies when what booking left behind is voided.
+const VOIDING: [&str; 2] = ["payment.void.before", "payment.void.after"];
+
+#[test]
+fn every_crash_point_is_among_them() {
+    let booking = BOOKING.map(|(at, _)| at);
+    let covered: BTreeSet<String> =
+        [&booking[..], &PAYMENT, &VOIDING].concat().into_iter().map(Into::into).collect();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut there = BTreeSet::new();
+    for entry in fs::read_dir(workspace).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        if source.is_dir() {
+            find_crash_points(&source, &mut there);
+        }
+    }
+    assert_eq!(there, covered);
+}
+
+/// Notes the crash points in the Rust files of a directory.
+fn find_crash_points(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find_crash_points(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let calls = text.split("crash::point(").skip(1);
+            found.extend(
+                calls.map(|call| call.split('"').nth(1).unwrap_or("one without a literal name").to_owned()),
+            );
+        }
+    }
+}
+
+/// Who goes on with what a process was doing when it died.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Successor {
+    Itself,
+    /// Its other replica, while it stays away.
+    Other,
+}
+
+/// Kills a replica of a service while fans buy, has it die at a point, and waits until what it did is settled.
+async fn crash(
+    mesh: &mut Deployment,
+    crowd: &Crowd,
+    (service, index): (&'static str, usize),
+    at: &str,
+    successor: Successor,
+) {
+    let replica = mesh.replica(service, index);
+    replica.kill().await;
+    replica.start_to_crash(at);
+    replica.crashed().await;
+    if successor == Successor::Other {
+        mesh.converges(&format!("svc-{service} killed at {at}, taken over"), RECOVERY, crowd).await;
+    }
+    mesh.replica(service, index).start();
+    mesh.replica(service, index).ready().await;
+    if successor == Successor::Itself {
+        mesh.converges(&format!("svc-{service} killed at {at}, restarted"), RECOVERY, crowd).await;
+    }
+}
+
+/// Has booking die at each of these points.
+async fn booking_dies(points: &[(&str, bool)], replicas: usize, successor: Successor) {
+    let mut mesh = Plan::default().with_replicas("booking", replicas).start().await;
+    let crowd = Crowd::gather(&mesh, 4, 1).await;
+    for ((at, leaves_lease), index) in points.iter().zip((0..replicas).cycle()) {
+        let taken_over = mesh.count_bookings("lease_epoch > 1", []).await.unwrap();
+        crash(&mut mesh, &crowd, ("booking", index), at, successor).await;
+        let now = mesh.count_bookings("lease_epoch > 1", []).await.unwrap();
+        assert!(!leaves_lease || now > taken_over, "{at}: no lease was taken over");
+    }
+    mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn booking_killed_at_a_step_settles_it_when_it_is_back() {
+    join_all(BOOKING.chunks(4).map(|points| booking_dies(points, 1, Successor::Itself))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn booking_killed_at_a_step_is_replaced_by_its_other_replica() {
+    join_all(BOOKING.chunks(4).map(|points| booking_dies(points, 2, Successor::Other))).await;
+}
+
+/// Has payment die at each point of taking money and giving it back.
+async fn payment_dies(replicas: usize, successor: Successor) {
+    let mut mesh = Plan::default().with_replicas("payment", replicas).start().await;
+    let crowd = Crowd::gather(&mesh, 4, 1).await;
+    // Turn by turn: whoever has just died is left alone by its callers for a while.
+    for (at, index) in PAYMENT.into_iter().zip((0..replicas).cycle()) {
+        crash(&mut mesh, &crowd, ("payment", index), at, successor).await;
+    }
+    mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn payment_killed_at_a_step_is_asked_again() {
+    tokio::join!(payment_dies(1, Successor::Itself), payment_dies(2, Successor::Other));
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn payment_killed_while_it_voids_is_asked_again_when_it_is_back() {
+    let mut mesh = Plan::default().start().await;
+    let crowd = Crowd::gather(&mesh, 0, 4).await;
+    for at in VOIDING {
+        let payment = mesh.replica("payment", 0);
+        payment.kill().await;
+        payment.start_to_crash(at);
+        payment.ready().await;
+        // A charge that was refused and asked for again is voided: nobody knows what became of it the first time.
+        let booking = mesh.replica("booking", 0);
+        booking.kill().await;
+        booking.start_to_crash("booking.charge.after");
+        booking.crashed().await;
+        booking.start();
+        mesh.replica("payment", 0).crashed().await;
+        mesh.replica("payment", 0).start();
+        mesh.replica("payment", 0).ready().await;
+        mesh.converges(&format!("svc-payment killed at {at}, restarted"), RECOVERY, &crowd).await;
+    }
+    mesh.assert_sound(crowd).await;
+}

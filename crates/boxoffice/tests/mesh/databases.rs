@@ -1,0 +1,91 @@
+//! A database that is away, or busy: calls that need it are refused in time, and nobody has to help when it is back.
+
+use std::time::{Duration, Instant};
+
+use boxoffice::api::{Api, Login, Reply};
+use futures_util::future::join_all;
+use mesh_test::wait_until;
+use sea_orm::ConnectionTrait;
+
+use crate::{
+    crowd::Crowd,
+    deployment::{Plan, RECOVERY, report},
+    stage::fan,
+};
+
+/// Within which a pool heals.
+const HEALING: Duration = Duration::from_secs(5);
+/// Calls that need a database: booking's and payment's.
+const NEEDY: [&str; 2] = ["/v1/bookings", "/v1/wallet"];
+
+async fn get(api: &Api, fan: &Login, path: &str) -> Reply {
+    api.get(path, Some(&fan.access_token)).await.unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn a_postgres_that_was_restarted_is_used_again_without_help() {
+    let mut mesh = Plan::default().with_own_postgres().start().await;
+    let (api, crowd) = (mesh.api.clone(), Crowd::gather(&mesh, 5, 1).await);
+    let fan = fan(&api, 1).await;
+    let server = mesh.server.take().unwrap();
+    server.stop();
+    for _ in 0..3 {
+        for path in NEEDY {
+            let reply = get(&api, &fan, path).await;
+            assert_eq!((reply.status.as_u16(), reply.reason()), (503, "DATABASE_UNAVAILABLE"), "{path}");
+            assert!(reply.headers.contains_key("retry-after"), "{path}");
+        }
+    }
+    server.start_again();
+    let begin = Instant::now();
+    wait_until("the pools to heal", HEALING, async || {
+        for reply in [get(&api, &fan, NEEDY[0]).await, get(&api, &fan, NEEDY[1]).await] {
+            reply.expect_success("reading").map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    })
+    .await;
+    report("Postgres restarted, answers again", begin);
+    mesh.converges("Postgres restarted", RECOVERY, &crowd).await;
+    mesh.assert_all_run();
+    mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn a_pool_without_a_free_connection_refuses_in_time_and_the_process_is_healthy() {
+    let mut mesh = Plan::default().with_setting("booking", "DATABASE_CONNECTIONS", 2).start().await;
+    let (api, crowd) = (mesh.api.clone(), Crowd::gather(&mesh, 5, 1).await);
+    let fan = fan(&api, 1).await;
+    // Whoever reads or writes bookings waits for this, with a connection of the pool.
+    let lock = mesh.bookings.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE booking IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let replies = join_all((0..8).map(|_| get(&api, &fan, NEEDY[0]))).await;
+    let reasons: Vec<&str> = replies.iter().map(Reply::reason).collect();
+    assert!(reasons.contains(&"DATABASE_UNAVAILABLE"), "{reasons:?}");
+    let in_time = ["DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED"];
+    assert!(reasons.iter().all(|reason| in_time.contains(reason)), "{reasons:?}");
+    let booking = mesh.replica("booking", 0);
+    booking.is_ready().await.unwrap();
+    let health = reqwest::get(format!("http://{}/healthz", booking.admin)).await.unwrap();
+    assert_eq!(health.status(), 200);
+    for path in ["/v1/wallet", "/v1/concerts"] {
+        assert_eq!(get(&api, &fan, path).await.status, 200, "{path}");
+    }
+
+    lock.rollback().await.unwrap();
+    let begin = Instant::now();
+    wait_until("the pool to heal", HEALING, async || {
+        let replies = join_all((0..8).map(|_| get(&api, &fan, NEEDY[0]))).await;
+        match replies.iter().find(|reply| !reply.status.is_success()) {
+            None => Ok(()),
+            Some(refused) => Err(refused.body.to_string()),
+        }
+    })
+    .await;
+    report("a pool exhausted, answers again", begin);
+    mesh.converges("a pool exhausted", RECOVERY, &crowd).await;
+    mesh.assert_all_run();
+    mesh.assert_sound(crowd).await;
+}

@@ -119,7 +119,7 @@ pub async fn serve(
         None => None,
     };
     let holds = match &redis {
-        Some(redis) => Holds::redis(redis.clone()),
+        Some(redis) => Holds::redis(redis.clone()).await?,
         None => Holds::memory(clock.clone()),
     };
     let shared = Shared {

@@ -30,12 +30,15 @@ macro_rules! contract {
             })*
         }
 
-        /// One cluster for all, as it takes seconds to come up. The concerts are spread over its servers.
+        /// One cluster for all, emptied in between, as it takes seconds to come up. The concerts are spread over its servers.
         #[tokio::test]
         #[ignore = "needs Redis: scripts/test runs it"]
         async fn a_cluster_keeps_the_contract() {
-            let cluster = mesh_test::RedisCluster::start().await;
-            $($name(Sale::in_redis(&cluster.url()).await).await;)*
+            let mut cluster = mesh_test::RedisCluster::start().await;
+            $(
+                $name(Sale::in_redis(&cluster.url()).await).await;
+                cluster.nodes().iter().for_each(|node| assert_eq!(node.command("FLUSHALL"), "+OK"));
+            )*
         }
     };
 }
@@ -78,7 +81,7 @@ impl Sale {
 
     async fn in_redis(url: &str) -> Self {
         let redis = Redis::open(&url.parse().unwrap(), &Shutdown::new()).await.unwrap();
-        Self::open(Holds::redis(redis), Clock::manual(Clock::system().now())).await
+        Self::open(Holds::redis(redis).await.unwrap(), Clock::manual(Clock::system().now())).await
     }
 
     /// A concert of twenty places of which the last is sold.

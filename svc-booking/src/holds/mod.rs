@@ -133,8 +133,11 @@ impl Holds {
     }
 
     /// Holds in Redis, which expire by its clock.
-    pub(crate) fn redis(redis: Redis) -> Self {
-        Self::Redis(RedisHolds::new(redis))
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub(crate) async fn redis(redis: Redis) -> Result<Self, RedisError> {
+        Ok(Self::Redis(RedisHolds::open(redis).await?))
     }
 
     /// To be asked before a concert's sold seats are read from the database: they can be loaded as long as nobody changed them
@@ -302,7 +305,7 @@ impl Holds {
         }
     }
 
-    /// Gives back the seats of holds that have expired, of all concerts that were asked for here. How many holds there were.
+    /// Gives back the seats of holds that have expired, of all concerts that were used lately. How many holds there were.
     pub(crate) async fn release_expired(&self) -> Result<usize, RedisError> {
         match self {
             Self::Memory(memory) => Ok(memory.release_expired()),
@@ -310,7 +313,7 @@ impl Holds {
         }
     }
 
-    /// How many holds there are of the concerts that were asked for here; for a moment also those that have just expired.
+    /// How many holds there are of the concerts that were used lately; for a moment also those that have just expired.
     pub(crate) async fn count(&self) -> Result<usize, RedisError> {
         match self {
             Self::Memory(memory) => Ok(memory.count()),

@@ -12,11 +12,12 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use fred::{
     bytes::Bytes,
-    interfaces::{HashesInterface, KeysInterface},
+    interfaces::{HashesInterface, KeysInterface, SortedSetsInterface},
     types::{Expiration, Value, scripts::Script},
 };
 use futures_util::future::{join_all, try_join_all};
 use mesh::{
+    clock::Clock,
     id::{ConcertId, HoldId, Id, UserId},
     redis::{Redis, RedisError},
 };
@@ -35,6 +36,9 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 const RELEASED_AT_ONCE: usize = 100;
 /// How long a concert's keys are kept after they were used last.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
+
+/// The concerts that were used lately, by when: a sorted set beside their own keys.
+const USED: &str = "booking:concerts";
 
 /// A script, behind what all of them begin with.
 macro_rules! script {
@@ -62,7 +66,7 @@ static KEEP: LazyLock<Script> = script!("redis/keep.lua");
 #[derive(Debug)]
 pub(crate) struct RedisHolds {
     redis: Redis,
-    /// The concerts that this process was asked for: it gives back their expired holds.
+    /// The concerts that were used lately: this process gives back their expired holds.
     concerts: Arc<Mutex<HashMap<ConcertId, Known>>>,
     /// How far a test has moved the clock, in milliseconds.
     #[cfg(test)]
@@ -82,19 +86,35 @@ struct Known {
 
 impl RedisHolds {
     /// Holds in this Redis. Those who watch are told of changes as long as this lives.
-    pub(super) fn new(redis: Redis) -> Self {
-        let concerts = Arc::default();
+    ///
+    /// # Errors
+    /// If Redis doesn't tell which concerts have been used lately: their holds end here, too.
+    pub(super) async fn open(redis: Redis) -> Result<Self, RedisError> {
+        let since = (Clock::system().now() - LIFETIME).timestamp_millis() as f64;
+        let client = redis.connected()?;
+        let _: () = client.zremrangebyscore(USED, f64::NEG_INFINITY, since).await?;
+        let used: Vec<String> =
+            client.zrangebyscore(USED, f64::NEG_INFINITY, f64::INFINITY, false, None).await?;
+        let used = used.iter().filter_map(|concert| Uuid::try_parse(concert).ok()).map(ConcertId::from_uuid);
+        let concerts = Arc::new(Mutex::new(used.map(|concert| (concert, Known::default())).collect()));
         tokio::spawn(follow(redis.clone(), Arc::downgrade(&concerts)));
-        Self {
+        Ok(Self {
             redis,
             concerts,
             #[cfg(test)]
             clock_shift: 0.into(),
-        }
+        })
+    }
+
+    /// Notes that a concert is used, for processes that start later.
+    async fn note_use(&self, concert: ConcertId) -> Result<(), RedisError> {
+        let now = Clock::system().now().timestamp_millis() as f64;
+        let member = (now, concert.uuid().simple().to_string());
+        Ok(self.redis.connected()?.zadd(USED, None, None, false, false, member).await?)
     }
 
     #[cfg(test)]
-    pub(super) fn move_clock(&self, by: TimeDelta) {
+    pub(crate) fn move_clock(&self, by: TimeDelta) {
         self.clock_shift.fetch_add(by.num_milliseconds(), std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -166,6 +186,8 @@ impl RedisHolds {
         for (fan, count) in sold.fans {
             arguments.extend([fan.uuid().simple().to_string().into(), count.into()]);
         }
+        // Before there can be holds of it.
+        self.note_use(concert).await?;
         let is_loaded: Option<bool> = self.run(&LOAD, concert, arguments).await?;
         Ok(is_loaded == Some(true))
     }
@@ -402,7 +424,10 @@ impl RedisHolds {
         for (concert, is_used) in concerts {
             let arguments: Vec<Value> = vec![self.clock_shift().into(), LIFETIME.num_milliseconds().into()];
             let holds: usize = match is_used {
-                true => self.redis.run(&KEEP, keys(concert), arguments).await?,
+                true => {
+                    self.note_use(concert).await?;
+                    self.redis.run(&KEEP, keys(concert), arguments).await?
+                }
                 false => self.redis.connected()?.hlen(key(concert, "holds")).await?,
             };
             if !is_used && holds == 0 {

@@ -54,14 +54,11 @@ pub async fn serve(
     clock: Clock,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let redis = match &config.redis_url {
-        Some(url) => {
-            let redis = Redis::open(url, &shutdown).await?;
-            tokio::spawn(redis.clone().dependency().watch("gateway"));
-            Some(redis)
-        }
-        None => None,
-    };
+    // Until it is there, this gateway counts for itself.
+    let redis = config.redis_url.as_ref().map(Redis::start);
+    if let Some(redis) = &redis {
+        tokio::spawn(redis.clone().dependency().watch("gateway"));
+    }
     let tokens = ServiceTokens::new("gateway", &config.service_token_key, None);
     let channel =
         |name, address| Channel::new(name, address, Some(tokens.clone()), clock.clone()).widened_by(ROOM);

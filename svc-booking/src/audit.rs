@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use mesh::id::ConcertId;
+use rand::seq::SliceRandom;
 
 use crate::{Shared, domain::layout::Ordinal, error::Error, holds::SeatState};
 
@@ -17,19 +18,22 @@ impl Audit {
     /// Has the seats of each concert loaded anew of which one has differed for two rounds. Once means nothing: what is
     /// under way is in one of both first.
     pub(crate) async fn sweep(&mut self, shared: &Shared) -> Result<(), Error> {
-        let mut suspects = HashMap::new();
-        for (concert, _) in shared.holds.unsold().await? {
+        let mut concerts: Vec<ConcertId> =
+            shared.holds.unsold().await?.into_iter().map(|(concert, _)| concert).collect();
+        self.suspects.retain(|concert, _| concerts.contains(concert));
+        // A round that takes too long is broken off: the next one begins with others.
+        concerts.shuffle(&mut rand::rng());
+        for concert in concerts {
             let differing = find_differing(shared, concert).await?;
-            let before = self.suspects.get(&concert);
+            let before = self.suspects.remove(&concert);
             if before.is_some_and(|before| !before.is_disjoint(&differing)) {
                 let seats = differing.len();
                 tracing::warn!(concert.id = %concert, seats, "seats are not as the database says: loading them anew");
                 shared.holds.unload(concert).await?;
             } else if !differing.is_empty() {
-                suspects.insert(concert, differing);
+                self.suspects.insert(concert, differing);
             }
         }
-        self.suspects = suspects;
         Ok(())
     }
 }

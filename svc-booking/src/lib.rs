@@ -114,12 +114,9 @@ pub async fn serve(
         channel("payment", config.payment_url.clone()),
         config.currency,
     );
-    let redis = match &config.redis_url {
-        Some(url) => Some(Redis::open(url, &shutdown).await?),
-        None => None,
-    };
+    let redis = config.redis_url.as_ref().map(Redis::start);
     let holds = match &redis {
-        Some(redis) => Holds::redis(redis.clone()).await?,
+        Some(redis) => Holds::redis(redis.clone()),
         None => Holds::memory(clock.clone()),
     };
     let shared = Shared {
@@ -136,6 +133,10 @@ pub async fn serve(
     worker::start(&shared, &shutdown);
 
     let authenticator = config.common.authenticator("booking", &clock, &shutdown);
+    // What was begun is gone on with without it.
+    if let Some(redis) = &redis {
+        redis.wait(&shutdown).await;
+    }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut options = config.common.server_options("booking", &database);
     options.dependencies.extend(redis.map(Redis::dependency));

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use mesh::id::{ConcertId, UserId};
+use mesh::{
+    context::Context,
+    id::{ConcertId, UserId},
+};
 use moka::future::Cache;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
@@ -21,6 +24,9 @@ use crate::{
 const VIEW_AGE: Duration = Duration::from_millis(200);
 /// How long the lock of a concert is kept that nobody takes: longer than anybody holds it.
 const LOCK_AGE: Duration = Duration::from_secs(600);
+/// How often seats are read again because they changed meanwhile. In a busy sale they always do: then what was missed is
+/// found by the audit, and nothing is sold twice.
+const LOADS_UNDISTURBED: usize = 3;
 /// Views kept; when there are more, it starts anew.
 const VIEWS: usize = 1024;
 
@@ -92,8 +98,10 @@ impl Shared {
     /// Makes a concert's sold seats known to `holds`.
     pub(crate) async fn load(&self, sale: &Sale) -> Result<(), Error> {
         let _one_at_a_time = self.views.loading.lock(sale.concert).await;
-        while self.holds.watch(sale.concert).await?.is_none() {
+        let mut turns = 0..LOADS_UNDISTURBED;
+        while !self.holds.is_loaded(sale.concert).await? {
             let begun_at = self.holds.begin_load(sale.concert).await?;
+            let begun_at = turns.next().map(|_| begun_at);
             let sold = self.store.find_sold(sale.concert, sale.layout.places()).await?;
             let count = sold.seats.len();
             if self.holds.load(sale.concert, sold, begun_at).await? {
@@ -105,12 +113,6 @@ impl Shared {
 
     /// Notes that a booking's seats were given back.
     pub(crate) async fn give_back(&self, booking: &Booking) {
-        // Only of a loaded concert is it told whether it is sold out.
-        if let Ok(sale) = self.catalog.find(booking.concert).await
-            && let Err(error) = self.load(&sale).await
-        {
-            tracing::warn!(concert.id = %booking.concert, %error, "seats can't be loaded");
-        }
         let mut free = booking.ordinals();
         // Whoever is late with this may find them sold again.
         match self.store.find_sold_of(booking.concert, &free).await {
@@ -122,6 +124,15 @@ impl Shared {
         if let Err(error) = self.holds.free(booking.concert, booking.fan, &free).await {
             tracing::warn!(booking.id = %booking.id, %error, "free seats are shown as sold until they are audited");
         }
+        // Only of a loaded concert is it told whether it is sold out. Nobody waits for that.
+        let (shared, concert) = (self.clone(), booking.concert);
+        tokio::spawn(Context::current().without_deadline().scope(async move {
+            if let Ok(sale) = shared.catalog.find(concert).await
+                && let Err(error) = shared.load(&sale).await
+            {
+                tracing::warn!(concert.id = %concert, %error, "seats can't be loaded");
+            }
+        }));
     }
 
     /// Marks seats as sold that were thought to be free. Whose they are is counted when the concert is loaded anew.

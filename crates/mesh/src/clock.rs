@@ -18,6 +18,8 @@ use crate::{database::Database, failure::chain, shutdown::Shutdown};
 
 /// How often the database is asked for the time.
 const PERIOD: Duration = Duration::from_secs(30);
+/// The same until it has told it once.
+const FIRST_PERIOD: Duration = Duration::from_secs(1);
 /// Until an answer comes, time passes: one that took longer says too little.
 const ANSWER_LIMIT: TimeDelta = TimeDelta::milliseconds(500);
 /// A difference that an operator should know of.
@@ -75,18 +77,20 @@ impl Clock {
         if database.backend() != DatabaseBackend::Postgres {
             return;
         }
-        self.set_by(offset, database).await;
+        let mut is_set = self.set_by(offset, database).await;
         let (clock, offset) = (self.clone(), Arc::clone(offset));
         let (database, shutdown) = (database.clone(), shutdown.clone());
         tokio::spawn(async move {
             while !shutdown.has_begun() {
-                tokio::select! { () = tokio::time::sleep(PERIOD) => {}, () = shutdown.begun() => return }
-                clock.set_by(&offset, &database).await;
+                let pause = if is_set { PERIOD } else { FIRST_PERIOD };
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.begun() => return }
+                is_set |= clock.set_by(&offset, &database).await;
             }
         });
     }
 
-    async fn set_by(&self, offset: &AtomicI64, database: &Database) {
+    /// Takes the time of a database. Whether it told it soon enough.
+    async fn set_by(&self, offset: &AtomicI64, database: &Database) -> bool {
         let asked = self.now();
         let answer = ask(database).await;
         let took = self.now() - asked;
@@ -95,7 +99,7 @@ impl Clock {
                 let behind = time - (asked + took / 2);
                 // Within what is not known anyway, the clock had better go on steadily.
                 if behind.abs() <= took {
-                    return;
+                    return true;
                 }
                 if behind.abs() >= REMARKABLE {
                     let seconds = behind.as_seconds_f64();
@@ -105,11 +109,13 @@ impl Clock {
                     );
                 }
                 offset.fetch_add(behind.num_microseconds().unwrap_or(0), Ordering::Relaxed);
+                return true;
             }
             // The next answer may be better; until then the clock goes on as it is.
             Ok(_) => tracing::debug!("the database tells the time too slowly"),
             Err(error) => tracing::debug!(error = chain(&error), "the database doesn't tell the time"),
         }
+        false
     }
 }
 

@@ -4,35 +4,40 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use fred::{
-    clients::Client,
-    error::{Error as FredError, ErrorKind},
-    interfaces::{ClientLike, EventInterface},
+    clients::{Client, WithOptions},
+    error::Error as FredError,
+    interfaces::ClientLike,
     types::{
-        Builder, FromValue, MultipleKeys, MultipleValues, config::Config, config::ReconnectPolicy,
-        config::TcpConfig, scripts::Script,
+        Builder, ClusterHash, ConnectHandle, CustomCommand, FromValue, Value,
+        config::{Config, Options, ReconnectPolicy, TcpConfig},
+        scripts::Script,
     },
 };
+use tokio::time::Instant;
 
 use crate::{failure::chain, server::Dependency, shutdown::Shutdown};
 
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that was written to may stay silent before it is given up.
+/// How often Redis is asked whether it is there.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How long it may say nothing to that before its connections are given up: what is sent into a partition would be sent
+/// again for a quarter of an hour, and a server that hangs keeps its connections for ever.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How often that is looked at.
-const SILENCE_CHECK: Duration = Duration::from_millis(500);
-/// How long to wait before asking again for a Redis that is not there, at first and at the most, in milliseconds.
-const RECONNECT_MILLIS: (u32, u32) = (50, 1000);
+/// How long to wait before connecting again, at first in fred's own tries, in milliseconds, and then in new ones.
+const RECONNECT_MILLIS: u32 = 50;
+const RECONNECT_PERIOD: Duration = Duration::from_millis(250);
 /// How long to wait between two tries of the first connection.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a command is sent at the most, as another server of a cluster may have to do it. What was sent when a
+/// connection breaks is not sent again.
+const REDIRECTED: u32 = 3;
 
 /// Where Redis is: `redis://host:port`, or `redis-cluster://host:port?node=host:port`. Its password is never shown.
 #[derive(Clone)]
@@ -68,37 +73,34 @@ pub enum RedisError {
     Failed(#[from] FredError),
 }
 
-/// A connection to Redis, shared by all who have a clone of it.
+/// A connection to Redis, shared by all who have a clone of it. One that is lost, or silent, is made again by itself.
 #[derive(Clone)]
-pub struct Redis {
-    client: Client,
+pub struct Redis(Arc<Inner>);
+
+struct Inner {
+    url: RedisUrl,
+    client: ArcSwapOption<Client>,
 }
 
 impl fmt::Debug for Redis {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Redis({})", self.client.id())
+        write!(formatter, "Redis({:?})", self.0.url)
     }
 }
 
 impl Redis {
-    /// Connects, waiting for Redis if it is not there yet. A connection that is lost later is made again by itself.
-    ///
-    /// # Errors
-    /// If Redis answers but can't be used; if shutdown begins while waiting.
-    pub async fn open(url: &RedisUrl, shutdown: &Shutdown) -> Result<Self, RedisError> {
-        let client = loop {
-            let client = build(url)?;
-            match client.init().await {
-                Ok(_) => break client,
-                Err(error) if may_pass(&error) && !shutdown.has_begun() => {
-                    tracing::warn!(redis.address = ?url, error = chain(&error), "waiting for Redis");
-                }
-                Err(error) => return Err(error.into()),
-            }
-            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = shutdown.begun() => {} }
-        };
-        log_connection(&client);
-        Ok(Self { client })
+    /// Begins to connect, and waits for nothing.
+    pub fn start(url: &RedisUrl) -> Self {
+        let inner = Arc::new(Inner { url: url.clone(), client: ArcSwapOption::empty() });
+        tokio::spawn(keep_connected(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    /// Waits until there is a connection, or shutdown begins.
+    pub async fn wait(&self, shutdown: &Shutdown) {
+        while self.connected().is_err() && !shutdown.has_begun() {
+            tokio::select! { () = tokio::time::sleep(CHECK_PERIOD / 10) => {}, () = shutdown.begun() => {} }
+        }
     }
 
     /// As what a service needs.
@@ -112,67 +114,110 @@ impl Redis {
         })
     }
 
-    /// Runs a script; what it answers.
+    /// Runs a script on keys, of which there must be one; what it answers.
     ///
     /// # Errors
     /// If it was not run, or nobody knows whether it was, or its answer is of another kind.
     pub async fn run<Answer: FromValue>(
         &self,
         script: &Script,
-        keys: impl Into<MultipleKeys> + Send,
-        arguments: impl TryInto<MultipleValues, Error: Into<FredError> + Send> + Send,
+        keys: Vec<String>,
+        arguments: Vec<Value>,
     ) -> Result<Answer, RedisError> {
-        Ok(script.evalsha_with_reload(self.connected()?, keys, arguments).await?)
+        let client = self.connected()?;
+        let mut command: Vec<Value> = Vec::with_capacity(keys.len() + arguments.len() + 2);
+        command.extend([script.sha1().clone().into(), (keys.len() as i64).into()]);
+        command.extend(keys.into_iter().map(Value::from));
+        command.extend(arguments);
+        match client.custom(evalsha(), command.clone()).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                // Into all servers of a cluster: one of them that hangs must not keep the others waiting.
+                let loaded = tokio::time::timeout(COMMAND_TIMEOUT, script.load(&client)).await;
+                loaded.map_err(|_| RedisError::NotConnected)??;
+                Ok(client.custom(evalsha(), command).await?)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// The client, for commands.
     ///
     /// # Errors
     /// If there is no connection: what is sent now would wait for one.
-    pub fn connected(&self) -> Result<&Client, RedisError> {
-        if self.client.is_connected() { Ok(&self.client) } else { Err(RedisError::NotConnected) }
+    pub fn connected(&self) -> Result<WithOptions<Client>, RedisError> {
+        let client = self.0.client.load();
+        let client = client.as_ref().filter(|client| client.is_connected());
+        Ok(patient(client.ok_or(RedisError::NotConnected)?))
     }
 }
 
-fn build(url: &RedisUrl) -> Result<Client, FredError> {
-    let (least, most) = RECONNECT_MILLIS;
-    Builder::from_config(url.0.clone())
+/// What the client has no call for that fails fast. Its third argument is the first key, which decides the server.
+fn evalsha() -> CustomCommand {
+    CustomCommand::new_static("EVALSHA", ClusterHash::Offset(2), false)
+}
+
+/// The client for commands that are answered soon or fail.
+fn patient(client: &Client) -> WithOptions<Client> {
+    client.with_options(&Options { timeout: Some(COMMAND_TIMEOUT), fail_fast: true, ..Options::default() })
+}
+
+async fn connect(url: &RedisUrl) -> Result<(Client, ConnectHandle), FredError> {
+    let client = Builder::from_config(url.0.clone())
         .with_performance_config(|config| config.default_command_timeout = COMMAND_TIMEOUT)
         .with_connection_config(|config| {
             config.connection_timeout = COMMAND_TIMEOUT;
             config.internal_command_timeout = COMMAND_TIMEOUT;
-            // Who asks decides whether to ask again.
-            config.max_command_attempts = 1;
-            config.unresponsive.max_timeout = Some(SILENCE);
-            config.unresponsive.interval = SILENCE_CHECK;
+            config.max_command_attempts = REDIRECTED;
             config.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
         })
-        .set_policy(ReconnectPolicy::new_exponential(0, least, most, 2))
-        .build()
+        .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS))
+        .build()?;
+    let routing = client.init().await?;
+    Ok((client, routing))
 }
 
-/// Whether waiting may help: Redis is not there yet, or still loading.
-fn may_pass(error: &FredError) -> bool {
-    matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Cluster)
-        || error.details().starts_with("LOADING")
-}
-
-/// Says in the log when the connection is lost, and when there is one again.
-fn log_connection(client: &Client) {
-    let is_lost = Arc::new(AtomicBool::new(false));
-    let was_lost = Arc::clone(&is_lost);
-    client.on_error(move |(error, _)| {
-        // Each try to connect again fails, too.
-        if !is_lost.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = chain(&error), "the connection to Redis is lost");
+/// Sees to it that there is a connection as long as somebody needs one.
+async fn keep_connected(redis: Weak<Inner>) {
+    let mut was_there = false;
+    let mut is_told = false;
+    while let Some(url) = redis.upgrade().map(|inner| inner.url.clone()) {
+        match connect(&url).await {
+            Ok((client, routing)) => {
+                if was_there {
+                    tracing::info!(redis.address = ?url, "connected to Redis again");
+                }
+                (was_there, is_told) = (true, false);
+                let Some(inner) = redis.upgrade() else { return routing.abort() };
+                inner.client.store(Some(Arc::new(client.clone())));
+                drop(inner);
+                silence(&client, &routing, &redis).await;
+                routing.abort();
+            }
+            // After it was there, each try would only say the same.
+            Err(error) if !was_there => {
+                tracing::warn!(redis.address = ?url, error = chain(&error), "waiting for Redis");
+            }
+            Err(_) => {}
         }
-        std::future::ready(Ok(()))
-    });
-    client.on_reconnect(move |server| {
-        was_lost.store(false, Ordering::Relaxed);
-        tracing::info!(redis.address = %server, "connected to Redis again");
-        std::future::ready(Ok(()))
-    });
+        if was_there && !is_told {
+            let Some(inner) = redis.upgrade() else { return };
+            inner.client.store(None);
+            tracing::warn!(redis.address = ?url, "the connection to Redis is lost");
+            is_told = true;
+        }
+        tokio::time::sleep(if was_there { RECONNECT_PERIOD } else { PAUSE }).await;
+    }
+}
+
+/// Waits until Redis has said nothing for too long, or nobody needs it any more.
+async fn silence(client: &Client, routing: &ConnectHandle, redis: &Weak<Inner>) {
+    let mut answered = Instant::now();
+    while answered.elapsed() < SILENCE && !routing.is_finished() && redis.strong_count() > 0 {
+        tokio::time::sleep(CHECK_PERIOD).await;
+        if patient(client).ping::<()>(None).await.is_ok() {
+            answered = Instant::now();
+        }
+    }
 }
 
 #[cfg(test)]

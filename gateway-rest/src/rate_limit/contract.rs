@@ -12,7 +12,8 @@ const QUOTA: u32 = 80;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn open(redis: &mesh_test::Redis) -> Quotas {
-    let redis = Redis::open(&redis.url().parse().unwrap(), &Shutdown::new()).await.unwrap();
+    let redis = Redis::start(&redis.url().parse().unwrap());
+    redis.wait(&Shutdown::new()).await;
     Quotas::Leased(Box::new(LeasedQuotas::new(redis, QUOTA)))
 }
 

@@ -18,6 +18,8 @@ use super::{Caller, Taken, WINDOW, callers::Callers, memory::MemoryQuotas};
 const LEASES_IN_A_QUOTA: u32 = 20;
 /// How long Redis is waited for, before this gateway counts for itself.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long it then does so, before it asks again for the same caller.
+const RESPITE: Duration = Duration::from_secs(1);
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("lease.lua")));
 
@@ -35,6 +37,8 @@ pub(super) struct LeasedQuotas {
 #[derive(Debug)]
 struct Lease {
     calls: u32,
+    /// Whether Redis did not answer: this gateway counts for itself.
+    is_own: bool,
     /// Calls that were left in Redis when it was asked last.
     left: u32,
     /// When the quota is whole again, or when there will be a call in it for one who was refused.
@@ -57,8 +61,11 @@ impl LeasedQuotas {
         if lease.end_time <= now {
             match tokio::time::timeout(PATIENCE, self.ask(caller)).await {
                 Ok(Ok(leased)) => *lease = leased,
-                Ok(Err(_)) | Err(_) => return self.own.take(caller),
+                Ok(Err(_)) | Err(_) => (lease.is_own, lease.end_time) = (true, now + RESPITE),
             }
+        }
+        if lease.is_own {
+            return self.own.take(caller);
         }
         let reset = lease.reset_time.saturating_duration_since(now);
         if lease.calls == 0 {
@@ -73,7 +80,9 @@ impl LeasedQuotas {
 
     fn lease_of(&self, caller: Caller) -> Arc<Mutex<Lease>> {
         let now = Instant::now();
-        let none = || Arc::new(Mutex::new(Lease { calls: 0, left: 0, reset_time: now, end_time: now }));
+        let none = || {
+            Arc::new(Mutex::new(Lease { calls: 0, is_own: false, left: 0, reset_time: now, end_time: now }))
+        };
         // One that can't be looked at is in use.
         let is_over = |lease: &Arc<Mutex<Lease>>| lease.try_lock().is_ok_and(|lease| lease.end_time <= now);
         self.leases.with(caller, none, is_over, |lease| Arc::clone(lease))
@@ -83,12 +92,14 @@ impl LeasedQuotas {
     async fn ask(&self, caller: Caller) -> Result<Lease, RedisError> {
         let cost = WINDOW / self.quota;
         let wanted = (self.quota / LEASES_IN_A_QUOTA).max(1);
-        let arguments: Vec<i64> = vec![wanted.into(), WINDOW.as_micros() as i64, cost.as_micros() as i64];
-        let (calls, left, reset): (u32, u32, u64) = self.redis.run(&LEASE, key(caller), arguments).await?;
+        let arguments =
+            vec![wanted.into(), (WINDOW.as_micros() as i64).into(), (cost.as_micros() as i64).into()];
+        let (calls, left, reset): (u32, u32, u64) =
+            self.redis.run(&LEASE, vec![key(caller)], arguments).await?;
         let now = Instant::now();
         let reset_time = now + Duration::from_micros(reset);
         let end_time = if calls == 0 { reset_time } else { now + WINDOW };
-        Ok(Lease { calls, left, reset_time, end_time })
+        Ok(Lease { calls, is_own: false, left, reset_time, end_time })
     }
 }
 

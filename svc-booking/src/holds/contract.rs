@@ -54,6 +54,8 @@ contract! {
     sold_seats_stay_sold_until_freed,
     settling_twice_is_once,
     a_hold_that_lost_its_seats_frees_none,
+    a_hold_behind_a_sale_comes_back_to_light,
+    what_a_settled_hold_had_beside_is_free,
     a_watcher_sees_each_change,
     an_old_revision_starts_over,
     an_unknown_concert_is_not_loaded,
@@ -80,8 +82,9 @@ impl Sale {
     }
 
     async fn in_redis(url: &str) -> Self {
-        let redis = Redis::open(&url.parse().unwrap(), &Shutdown::new()).await.unwrap();
-        Self::open(Holds::redis(redis).await.unwrap(), Clock::manual(Clock::system().now())).await
+        let redis = Redis::start(&url.parse().unwrap());
+        redis.wait(&Shutdown::new()).await;
+        Self::open(Holds::redis(redis), Clock::manual(Clock::system().now())).await
     }
 
     /// A concert of twenty places of which the last is sold.
@@ -97,7 +100,7 @@ impl Sale {
 
     async fn load(&self, begun_at: u64) -> bool {
         let sold = Sold { places: PLACES, seats: vec![PLACES - 1], fans: vec![(UserId::new(), 1)] };
-        self.holds.load(self.concert, sold, begun_at).await.unwrap()
+        self.holds.load(self.concert, sold, Some(begun_at)).await.unwrap()
     }
 
     fn advance(&self, by: TimeDelta) {
@@ -241,7 +244,7 @@ async fn all_that_expired_is_released_at_once(sale: Sale) {
     let sold = Sold { places: HOLDS, ..Sold::default() };
     let crowded = Sale { concert: ConcertId::new(), ..sale };
     let begun_at = crowded.begin_load().await;
-    assert!(crowded.holds.load(crowded.concert, sold, begun_at).await.unwrap());
+    assert!(crowded.holds.load(crowded.concert, sold, Some(begun_at)).await.unwrap());
     for seat in 0..HOLDS {
         crowded.held(UserId::new(), &[seat], "k").await;
     }
@@ -297,6 +300,24 @@ async fn a_hold_that_lost_its_seats_frees_none(sale: Sale) {
     sale.settle(UserId::new(), &[0], None).await;
     sale.release(&hold).await;
     assert_eq!(sale.letters().await, "SAAAAAAAAAAAAAAAAAAS");
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 2)]);
+}
+
+async fn a_hold_behind_a_sale_comes_back_to_light(sale: Sale) {
+    let hold = sale.held(UserId::new(), &[0, 1], "k").await;
+    let buyer = UserId::new();
+    sale.settle(buyer, &[0], None).await;
+    sale.free(buyer, &[0]).await;
+    assert_eq!(sale.letters().await, "HHAAAAAAAAAAAAAAAAAS", "it is still held");
+    assert_eq!(sale.hold(buyer, &[0], "k").await, Granted::Taken(vec![0]));
+    sale.release(&hold).await;
+    assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
+}
+
+async fn what_a_settled_hold_had_beside_is_free(sale: Sale) {
+    let hold = sale.held(UserId::new(), &[0, 1, 2], "k").await;
+    sale.settle(hold.fan, &[1], Some(&hold)).await;
+    assert_eq!(sale.letters().await, "ASAAAAAAAAAAAAAAAAAS");
     assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 2)]);
 }
 
@@ -398,6 +419,9 @@ async fn a_load_that_was_overtaken_is_refused(sale: Sale) {
         }
         assert!(!sale.load(begun_at).await, "the database was read before change {change}");
     }
+    let sold = Sold { places: PLACES, ..Sold::default() };
+    assert!(sale.holds.load(sale.concert, sold, None).await.unwrap(), "who insists is heard");
+    sale.holds.unload(sale.concert).await.unwrap();
     assert!(sale.load(sale.begin_load().await).await);
     assert!(sale.load(0).await, "it is loaded");
     assert_eq!(sale.letters().await, "HAAAAAAAAAAAAAAAAAAS", "what is held stays held");

@@ -119,7 +119,7 @@ impl MemoryHolds {
         self.loads_disturbed.load(Ordering::Acquire)
     }
 
-    pub(super) fn load(&self, id: ConcertId, sold: Sold, begun_at: u64) -> bool {
+    pub(super) fn load(&self, id: ConcertId, sold: Sold, begun_at: Option<u64>) -> bool {
         let concert = {
             let mut concerts = lock(&self.concerts);
             let known =
@@ -127,7 +127,8 @@ impl MemoryHolds {
             Arc::clone(&known.concert)
         };
         let mut concert = lock(&concert);
-        if !concert.is_loaded && self.loads_disturbed.load(Ordering::Acquire) == begun_at {
+        let is_undisturbed = begun_at.is_none_or(|begun_at| begun_at == self.begin_load(id));
+        if !concert.is_loaded && is_undisturbed {
             concert.load(sold);
         }
         concert.is_loaded
@@ -219,7 +220,7 @@ impl MemoryHolds {
     /// Whoever is loading the concert has read the database before its seats changed: it must read it again. To be called
     /// before the change: who has loaded it meanwhile is told of that.
     fn disturb_loading(&self, id: ConcertId) {
-        if self.with_loaded(id, |_| ()).is_none() {
+        if !self.is_loaded(id) {
             self.loads_disturbed.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -229,6 +230,10 @@ impl MemoryHolds {
             revision: concert.revision(),
             states: concert.states.clone(),
         })
+    }
+
+    pub(super) fn is_loaded(&self, id: ConcertId) -> bool {
+        self.with_loaded(id, |_| ()).is_some()
     }
 
     pub(super) fn changes_since(&self, id: ConcertId, since: Revision) -> Option<Changes> {
@@ -365,9 +370,7 @@ impl Concert {
     }
 
     fn settle(&mut self, fan: UserId, seats: &[Ordinal], hold: Option<HoldId>) {
-        if let Some(hold) = hold {
-            self.remove(hold);
-        }
+        let hold = hold.and_then(|hold| self.remove(hold));
         if !self.is_loaded {
             return;
         }
@@ -376,6 +379,10 @@ impl Concert {
         self.change(&new, SeatState::Sold);
         self.unsold -= new.len() as u32;
         self.fans.entry(fan).or_default().sold += new.len() as u32;
+        // What the hold had beside them is nobody's now.
+        let left =
+            self.in_state(&hold.map_or(Vec::new(), |hold| hold.seats), |state| state == SeatState::Held);
+        self.change(&left, SeatState::Available);
     }
 
     fn free(&mut self, fan: UserId, seats: &[Ordinal]) {
@@ -383,7 +390,11 @@ impl Concert {
             return;
         }
         let sold: Vec<Ordinal> = self.in_state(seats, |state| state == SeatState::Sold);
-        self.change(&sold, SeatState::Available);
+        // A hold may have waited behind the sale.
+        let is_held = |seat: &Ordinal| self.holds.values().any(|hold| hold.seats.contains(seat));
+        let (held, available): (Vec<_>, Vec<_>) = sold.iter().copied().partition(is_held);
+        self.change(&available, SeatState::Available);
+        self.change(&held, SeatState::Held);
         self.unsold += sold.len() as u32;
         let count = self.fans.entry(fan).or_default();
         count.sold = count.sold.saturating_sub(sold.len() as u32);

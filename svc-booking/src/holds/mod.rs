@@ -133,11 +133,8 @@ impl Holds {
     }
 
     /// Holds in Redis, which expire by its clock.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub(crate) async fn redis(redis: Redis) -> Result<Self, RedisError> {
-        Ok(Self::Redis(RedisHolds::open(redis).await?))
+    pub(crate) fn redis(redis: Redis) -> Self {
+        Self::Redis(RedisHolds::new(redis))
     }
 
     /// To be asked before a concert's sold seats are read from the database: they can be loaded as long as nobody changed them
@@ -150,12 +147,12 @@ impl Holds {
     }
 
     /// Makes a concert's sold seats known, unless they are already. False: they were changed since the loading began, and
-    /// must be read again. Holds stay as they are.
+    /// must be read again; without `begun_at` they are taken all the same. Holds stay as they are.
     pub(crate) async fn load(
         &self,
         concert: ConcertId,
         sold: Sold,
-        begun_at: u64,
+        begun_at: Option<u64>,
     ) -> Result<bool, RedisError> {
         match self {
             Self::Memory(memory) => Ok(memory.load(concert, sold, begun_at)),
@@ -297,6 +294,14 @@ impl Holds {
         }
     }
 
+    /// Whether a concert's sold seats are known.
+    pub(crate) async fn is_loaded(&self, concert: ConcertId) -> Result<bool, RedisError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.is_loaded(concert)),
+            Self::Redis(redis) => redis.is_loaded(concert).await,
+        }
+    }
+
     /// Tells when a concert's seats change, or are no longer loaded. None: not loaded.
     pub(crate) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
         match self {
@@ -305,7 +310,7 @@ impl Holds {
         }
     }
 
-    /// Gives back the seats of holds that have expired, of all concerts that were used lately. How many holds there were.
+    /// Gives back the seats of holds that have expired, of all concerts that were asked for here. How many holds there were.
     pub(crate) async fn release_expired(&self) -> Result<usize, RedisError> {
         match self {
             Self::Memory(memory) => Ok(memory.release_expired()),
@@ -313,7 +318,7 @@ impl Holds {
         }
     }
 
-    /// How many holds there are of the concerts that were used lately; for a moment also those that have just expired.
+    /// How many holds there are of the concerts that were asked for here; for a moment also those that have just expired.
     pub(crate) async fn count(&self) -> Result<usize, RedisError> {
         match self {
             Self::Memory(memory) => Ok(memory.count()),

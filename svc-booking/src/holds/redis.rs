@@ -12,12 +12,11 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use fred::{
     bytes::Bytes,
-    interfaces::{HashesInterface, KeysInterface, SortedSetsInterface},
+    interfaces::{HashesInterface, KeysInterface},
     types::{Expiration, Value, scripts::Script},
 };
 use futures_util::future::{join_all, try_join_all};
 use mesh::{
-    clock::Clock,
     id::{ConcertId, HoldId, Id, UserId},
     redis::{Redis, RedisError},
 };
@@ -36,9 +35,6 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 const RELEASED_AT_ONCE: usize = 100;
 /// How long a concert's keys are kept after they were used last.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
-
-/// The concerts that were used lately, by when: a sorted set beside their own keys.
-const USED: &str = "booking:concerts";
 
 /// A script, behind what all of them begin with.
 macro_rules! script {
@@ -66,7 +62,7 @@ static KEEP: LazyLock<Script> = script!("redis/keep.lua");
 #[derive(Debug)]
 pub(crate) struct RedisHolds {
     redis: Redis,
-    /// The concerts that were used lately: this process gives back their expired holds.
+    /// The concerts that this process was asked for: it gives back their expired holds.
     concerts: Arc<Mutex<HashMap<ConcertId, Known>>>,
     /// How far a test has moved the clock, in milliseconds.
     #[cfg(test)]
@@ -86,35 +82,19 @@ struct Known {
 
 impl RedisHolds {
     /// Holds in this Redis. Those who watch are told of changes as long as this lives.
-    ///
-    /// # Errors
-    /// If Redis doesn't tell which concerts have been used lately: their holds end here, too.
-    pub(super) async fn open(redis: Redis) -> Result<Self, RedisError> {
-        let since = (Clock::system().now() - LIFETIME).timestamp_millis() as f64;
-        let client = redis.connected()?;
-        let _: () = client.zremrangebyscore(USED, f64::NEG_INFINITY, since).await?;
-        let used: Vec<String> =
-            client.zrangebyscore(USED, f64::NEG_INFINITY, f64::INFINITY, false, None).await?;
-        let used = used.iter().filter_map(|concert| Uuid::try_parse(concert).ok()).map(ConcertId::from_uuid);
-        let concerts = Arc::new(Mutex::new(used.map(|concert| (concert, Known::default())).collect()));
+    pub(super) fn new(redis: Redis) -> Self {
+        let concerts = Arc::default();
         tokio::spawn(follow(redis.clone(), Arc::downgrade(&concerts)));
-        Ok(Self {
+        Self {
             redis,
             concerts,
             #[cfg(test)]
             clock_shift: 0.into(),
-        })
-    }
-
-    /// Notes that a concert is used, for processes that start later.
-    async fn note_use(&self, concert: ConcertId) -> Result<(), RedisError> {
-        let now = Clock::system().now().timestamp_millis() as f64;
-        let member = (now, concert.uuid().simple().to_string());
-        Ok(self.redis.connected()?.zadd(USED, None, None, false, false, member).await?)
+        }
     }
 
     #[cfg(test)]
-    pub(crate) fn move_clock(&self, by: TimeDelta) {
+    pub(super) fn move_clock(&self, by: TimeDelta) {
         self.clock_shift.fetch_add(by.num_milliseconds(), std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -146,7 +126,11 @@ impl RedisHolds {
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Answer, RedisError> {
-        self.concerts().entry(concert).or_default().is_used = true;
+        let was_used = std::mem::replace(&mut self.concerts().entry(concert).or_default().is_used, true);
+        if !was_used {
+            // Its keys must not expire one by one under its users.
+            self.keep(concert).await?;
+        }
         let mut all = Vec::with_capacity(arguments.len() + 1);
         all.push(self.clock_shift().into());
         all.extend(arguments);
@@ -168,7 +152,7 @@ impl RedisHolds {
         &self,
         concert: ConcertId,
         sold: Sold,
-        begun_at: u64,
+        begun_at: Option<u64>,
     ) -> Result<bool, RedisError> {
         let mut bitmap = vec![0_u8; (sold.places as usize).div_ceil(8)];
         for seat in &sold.seats {
@@ -176,7 +160,7 @@ impl RedisHolds {
         }
         let unsold = sold.places - bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>();
         let mut arguments: Vec<Value> = vec![
-            begun_at.to_string().into(),
+            begun_at.map(|begun_at| begun_at.to_string()).unwrap_or_default().into(),
             format!("{:016x}", rand::random::<u64>()).into(),
             sold.places.into(),
             unsold.into(),
@@ -186,8 +170,6 @@ impl RedisHolds {
         for (fan, count) in sold.fans {
             arguments.extend([fan.uuid().simple().to_string().into(), count.into()]);
         }
-        // Before there can be holds of it.
-        self.note_use(concert).await?;
         let is_loaded: Option<bool> = self.run(&LOAD, concert, arguments).await?;
         Ok(is_loaded == Some(true))
     }
@@ -210,26 +192,30 @@ impl RedisHolds {
             i64::from(hold.is_adjacent).into(),
         ];
         arguments.extend(hold.seats.iter().map(|seat| Value::from(*seat)));
-        // Known before it is there: whoever finds it too early finds nothing.
-        let (concert, place) = (hold.concert.uuid().simple().to_string(), hold_key(hold.id));
-        let expiration = Expiration::PX((MAX_LIFE + KEY_LIFETIME).num_milliseconds());
-        let client = self.redis.connected()?;
-        let (noted, granted) = tokio::join!(
-            client.set::<(), _, _>(place, concert, Some(expiration), None, false),
-            self.run_on::<Vec<String>>(&HOLD, hold.concert, keys, arguments)
-        );
-        let granted = granted?;
-        noted.map_err(RedisError::from)?;
+        let concert = hold.concert;
+        let granted: Vec<String> = self.run_on(&HOLD, concert, keys, arguments).await?;
         let detail = granted.get(1).map_or("", String::as_str);
         Ok(match granted.first().map(String::as_str) {
             Some("not loaded") => Granted::NotLoaded,
             Some("key reused") => Granted::KeyReused,
-            Some("replayed") => Granted::Replayed(read_id(detail)?),
+            // Who was told nothing before comes again with the same key.
+            Some("replayed") => Granted::Replayed(self.note_place(read_id(detail)?, concert).await?),
             Some("limit exceeded") => Granted::LimitExceeded { remaining: number(detail)? },
             Some("taken") => Granted::Taken(read_seats(detail)?),
-            Some("held") => Granted::Held(read_hold(hold.id, hold.concert, detail)?),
+            Some("held") => {
+                self.note_place(hold.id, concert).await?;
+                Granted::Held(read_hold(hold.id, concert, detail)?)
+            }
             _ => return Err(unreadable(detail)),
         })
+    }
+
+    /// Makes the concert of a hold known by the hold's id, before anybody is told of the hold.
+    async fn note_place(&self, hold: HoldId, concert: ConcertId) -> Result<HoldId, RedisError> {
+        let expiration = Some(Expiration::PX(MAX_LIFE.num_milliseconds()));
+        let concert = concert.uuid().simple().to_string();
+        let _: () = self.redis.connected()?.set(hold_key(hold), concert, expiration, None, false).await?;
+        Ok(hold)
     }
 
     pub(super) async fn find_granted(
@@ -243,8 +229,10 @@ impl RedisHolds {
         let known: Option<String> = self.redis.connected()?.get(key).await?;
         let Some(known) = known else { return Ok(None) };
         let (id, first_fingerprint) = known.split_once(' ').ok_or_else(|| unreadable(&known))?;
-        let is_same = first_fingerprint == hex(fingerprint);
-        Ok(Some(if is_same { Granted::Replayed(read_id(id)?) } else { Granted::KeyReused }))
+        if first_fingerprint != hex(fingerprint) {
+            return Ok(Some(Granted::KeyReused));
+        }
+        Ok(Some(Granted::Replayed(self.note_place(read_id(id)?, concert).await?)))
     }
 
     pub(super) async fn find(&self, hold: HoldId) -> Result<Option<Hold>, RedisError> {
@@ -375,6 +363,10 @@ impl RedisHolds {
         }))
     }
 
+    pub(super) async fn is_loaded(&self, concert: ConcertId) -> Result<bool, RedisError> {
+        Ok(revision_of(&self.redis, concert).await?.is_some())
+    }
+
     pub(super) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
         // First: what changes after it was looked at is a change.
         let receiver = self.concerts().entry(concert).or_default().changed.subscribe();
@@ -422,20 +414,28 @@ impl RedisHolds {
             .collect();
         let mut forgotten = 0;
         for (concert, is_used) in concerts {
-            let arguments: Vec<Value> = vec![self.clock_shift().into(), LIFETIME.num_milliseconds().into()];
-            let holds: usize = match is_used {
-                true => {
-                    self.note_use(concert).await?;
-                    self.redis.run(&KEEP, keys(concert), arguments).await?
-                }
-                false => self.redis.connected()?.hlen(key(concert, "holds")).await?,
-            };
-            if !is_used && holds == 0 {
-                self.concerts().remove(&concert);
+            if is_used {
+                self.keep(concert).await?;
+                continue;
+            }
+            let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
+            let mut concerts = self.concerts();
+            // Somebody may have asked for it meanwhile.
+            let is_unused = concerts
+                .get(&concert)
+                .is_some_and(|known| !known.is_used && known.changed.receiver_count() == 0);
+            if holds == 0 && is_unused {
+                concerts.remove(&concert);
                 forgotten += 1;
             }
         }
         Ok(forgotten)
+    }
+
+    /// Keeps everything of a concert for a day from now on.
+    async fn keep(&self, concert: ConcertId) -> Result<(), RedisError> {
+        let arguments = vec![self.clock_shift().into(), LIFETIME.num_milliseconds().into()];
+        self.redis.run(&KEEP, keys(concert), arguments).await
     }
 
     pub(super) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {

@@ -1,13 +1,13 @@
 //! Two processes of booking with their holds in one Redis, and what becomes of a sale when Redis forgets or goes away.
 
 use boxoffice_proto::booking::v1::{SeatState, WatchSeatsRequest, WatchSeatsResponse};
-use mesh::{id::UserId, redis::RedisUrl, shutdown::Shutdown};
+use mesh::{id::UserId, shutdown::Shutdown};
 use mesh_test::{Redis, wait_until};
 use tonic::Streaming;
 
 use super::{
     adapters::Door,
-    house::{HOLD_TTL, House, PATIENCE, order, reason},
+    house::{House, PATIENCE, order, reason},
     payment::Manner,
 };
 use crate::{
@@ -35,8 +35,9 @@ impl Replicas {
 }
 
 async fn holds_in(redis: &Redis) -> Holds {
-    let url: RedisUrl = redis.url().parse().unwrap();
-    Holds::redis(mesh::redis::Redis::open(&url, &Shutdown::new()).await.unwrap()).await.unwrap()
+    let redis = mesh::redis::Redis::start(&redis.url().parse().unwrap());
+    redis.wait(&Shutdown::new()).await;
+    Holds::redis(redis)
 }
 
 async fn next(stream: &mut Streaming<WatchSeatsResponse>) -> WatchSeatsResponse {
@@ -75,18 +76,6 @@ async fn a_hold_made_at_one_is_booked_at_the_other() {
     let again = house.book(fan, hold.id, "key").await.unwrap();
     assert!(again.is_replay && again.booking.id == booking.id);
     assert_eq!(reason(house.book(fan, hold.id, "another key").await), "HOLD_BOOKED");
-}
-
-#[tokio::test]
-#[ignore = "needs Redis: scripts/test runs it"]
-async fn a_process_that_starts_gives_back_what_others_left() {
-    let Replicas { house, other, redis } = Replicas::open().await;
-    house.hold_in(&other, UserId::new(), &["A-1-2"]).await;
-    let fresh = holds_in(&redis).await;
-    assert_eq!(fresh.count().await.unwrap(), 1);
-    let Holds::Redis(adapter) = &fresh else { unreachable!() };
-    adapter.move_clock(HOLD_TTL);
-    assert_eq!(fresh.release_expired().await.unwrap(), 1, "nobody asked it for the concert");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@ local loads_before, new_epoch, new_places, unsold, bitmap, lifetime = unpack(ARG
 if epoch then
   return true
 end
-if (redis.call('GET', loads) or '0') ~= loads_before then
+if loads_before ~= '' and (redis.call('GET', loads) or '0') ~= loads_before then
   return false
 end
 redis.call('DEL', fans_sold, changes)

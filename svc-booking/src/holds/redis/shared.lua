@@ -120,7 +120,12 @@ end
 local function release_expired(limit)
   local expired = redis.call('ZRANGEBYSCORE', expiries, '-inf', integer(now), 'LIMIT', 0, limit)
   for _, id in ipairs(expired) do
-    announce(remove(id, read(id)), 'A')
+    local hold = read(id)
+    if hold then
+      announce(remove(id, hold), 'A')
+    else
+      redis.call('ZREM', expiries, id)
+    end
   end
   return #expired
 end

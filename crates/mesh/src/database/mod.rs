@@ -26,6 +26,9 @@ use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How Postgres plans. A plan is kept with its statement: one made while a table was small would go on reading all of it when
+/// it is large, so what can go by an index does. What can't seems dear then, which is no reason to compile it.
+const PLANS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 /// How long to wait for a connection of the pool. Shorter than any method may take: whoever waits in vain is told that the
 /// database is away, and not that time is up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -203,7 +206,8 @@ impl Database {
     async fn open_postgres(url: &str, connections: u32) -> Result<Self, sqlx::Error> {
         let options = PgConnectOptions::from_str(url)?
             .statement_cache_capacity(300)
-            .options([("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string())]);
+            .options([("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string())])
+            .options(PLANS);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -151,3 +151,26 @@ async fn it_does_not_wait_for_connections_of_the_pool() {
     }
     server_process(&mut connection).await.expect("a connection of its own");
 }
+
+/// How the database finds a seat by its key.
+async fn plan(connection: &impl ConnectionTrait) -> String {
+    let statement = sql(connection, "EXPLAIN SELECT * FROM seat WHERE ordinal IN (1, 2)", []);
+    let rows = connection.query_all_raw(statement).await.unwrap();
+    rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn a_plan_goes_by_the_key_however_small_the_table_is() {
+    let server = mesh_test::postgres::create_database().await;
+    let database = open(server.url()).await;
+    create_seats(&database).await;
+    add(&mut KeptConnection::new(database.clone()), 1).await.unwrap();
+    // One that knows that the table is small would read all of it.
+    database.writer().execute_unprepared("ANALYZE seat").await.unwrap();
+    let mut connection = KeptConnection::new(database.clone());
+    let transaction = connection.begin().await.unwrap();
+    for plan in [plan(&transaction).await, plan(database.reader()).await] {
+        assert!(plan.contains("Index"), "{plan}");
+    }
+}

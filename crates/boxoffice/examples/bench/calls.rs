@@ -39,7 +39,7 @@ struct Stage {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let house = House::open().await?;
+    let house = House::embedded().await?;
     let concert = house.concert(10).await?;
     let tokens = house.fans(options.callers).await?;
     let token = Some(&*tokens[0]);

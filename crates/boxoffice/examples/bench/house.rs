@@ -1,6 +1,8 @@
 //! The mesh in small, for measuring: the real concert, booking and payment services and the gateway, and in place of the
 //! user service one that only publishes the key that the bench signs its fans' tokens with. Passwords would take longer
 //! to make than the measurement.
+//!
+//! It is either embedded, all in this process on SQLite, or deployed, a process each on Postgres and Redis.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -41,22 +43,32 @@ use tonic::{
     transport::{Channel, server::TcpIncoming},
 };
 
+use crate::deployment::{Deployment, Usage, new_database};
+
 const KID: &str = "bench";
 /// What a fan's wallet holds: enough for every booking that the limit of seats lets a fan make.
 const ALLOWANCE: i64 = 10_000_000;
 /// Connections of the generator.
-const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
+/// Calls a second that the gateway lets anyone make: more than they do.
+const RATE_LIMIT: u32 = 1_000_000;
 
 /// A running mesh.
 pub(crate) struct House {
     pub(crate) api: Api,
+    /// Its processes; none if it is embedded.
+    pub(crate) deployment: Option<Deployment>,
     channels: Vec<Channel>,
+    booking: SocketAddr,
     payment: SocketAddr,
     key: EncodingKey,
     shutdown: Shutdown,
-    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<()>>>,
-    _directory: tempfile::TempDir,
+    tasks: Vec<Task>,
+    /// Of the databases, if it is embedded.
+    _directory: Option<tempfile::TempDir>,
 }
+
+type Task = tokio::task::JoinHandle<anyhow::Result<()>>;
 
 struct PublishedKey(SigningKey);
 
@@ -74,21 +86,17 @@ impl KeyService for PublishedKey {
 }
 
 impl House {
-    pub(crate) async fn open() -> anyhow::Result<Self> {
+    /// All services in this process.
+    pub(crate) async fn embedded() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())?;
-        let x = BASE64_URL_SAFE_NO_PAD
-            .encode(Ed25519KeyPair::from_pkcs8(document.as_ref())?.public_key().as_ref());
-        let key = EncodingKey::from_ed_der(document.as_ref());
-
         let (clock, shutdown, secret) = (Clock::system(), Shutdown::new(), Secret::random());
+        let (key, user, keys) = publish_key(&secret, &shutdown).await?;
         let mut listeners = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..4 {
             listeners.push(TcpListener::bind("127.0.0.1:0").await?);
         }
         let address = |index: usize| listeners[index].local_addr();
-        let [user, concert, booking, payment, http] =
-            [address(0)?, address(1)?, address(2)?, address(3)?, address(4)?];
+        let [concert, booking, payment, http] = [address(0)?, address(1)?, address(2)?, address(3)?];
         let url = |address: SocketAddr| -> mesh::client::Address {
             format!("http://{address}").parse().expect("a URL")
         };
@@ -105,19 +113,8 @@ impl House {
             })
         };
         let mut listeners = listeners.into_iter();
-        let mut listener = || listeners.next().expect("five were bound");
+        let mut listener = || listeners.next().expect("four were bound");
 
-        let tokens = ServiceTokens::new("user", &secret, None);
-        let authenticator = Authenticator::new(Keys::new(), tokens, clock.clone());
-        let routes = Routes::new(KeyServiceServer::new(PublishedKey(SigningKey { kid: KID.into(), x })));
-        let incoming = TcpIncoming::from(listener()).with_nodelay(Some(true));
-        let keys = {
-            let shutdown = shutdown.clone();
-            async move {
-                let options = server::Options::new("user");
-                server::serve(options, routes, authenticator, incoming, shutdown).await.map_err(Into::into)
-            }
-        };
         let concert_config = svc_concert::Config { common: common("concert")?, currency: Currency::KRW };
         let booking_config = svc_booking::Config {
             common: common("booking")?,
@@ -139,15 +136,15 @@ impl House {
             payment_url: url(payment),
             service_token_key: secret.clone(),
             cors_allowed_origins: "http://localhost:*".parse().map_err(anyhow::Error::msg)?,
-            rate_limit_per_user: 1_000_000,
-            rate_limit_per_address: 1_000_000,
+            rate_limit_per_user: RATE_LIMIT,
+            rate_limit_per_address: RATE_LIMIT,
             redis_url: None,
             docs: false,
             drain_wait: Duration::ZERO,
         };
         let stop = || shutdown.clone();
         let tasks = vec![
-            tokio::spawn(keys),
+            keys,
             tokio::spawn(svc_concert::serve(concert_config, listener(), clock.clone(), stop())),
             tokio::spawn(svc_booking::serve(booking_config, listener(), clock.clone(), stop())),
             tokio::spawn(svc_payment::serve(payment_config, listener(), clock.clone(), stop())),
@@ -155,11 +152,55 @@ impl House {
         ];
         let api = Api::new(format!("http://{http}"))?;
         boxoffice::demo::wait_until_ready(&api).await?;
-        let channels = channels(booking);
-        Ok(Self { api, channels, payment, key, shutdown, tasks, _directory: directory })
+        let channels = channels(booking, CONNECTIONS);
+        let (deployment, _directory) = (None, Some(directory));
+        Ok(Self { api, deployment, channels, booking, payment, key, shutdown, tasks, _directory })
+    }
+
+    /// A process of each service and of the gateway, whose telemetry is sent to a collector.
+    pub(crate) async fn deployed(collector: &str) -> anyhow::Result<Self> {
+        let (shutdown, secret) = (Shutdown::new(), Secret::random());
+        let (key, user, keys) = publish_key(&secret, &shutdown).await?;
+        let url = |address: SocketAddr| format!("http://{address}");
+        let mut deployment = Deployment::prepare(vec![
+            ("SERVICE_TOKEN_KEY", String::from_utf8(secret.expose().to_vec())?),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.to_owned()),
+            ("PSP", "sandbox".to_owned()),
+            ("RATE_LIMIT_PER_USER", RATE_LIMIT.to_string()),
+            ("RATE_LIMIT_PER_ADDRESS", RATE_LIMIT.to_string()),
+            ("USER_URL", url(user)),
+        ])
+        .await?;
+        let concert = deployment.start_service("svc-concert", &new_database().await).await?;
+        deployment.tell("CONCERT_URL", url(concert));
+        let payment = deployment.start_service("svc-payment", &new_database().await).await?;
+        deployment.tell("PAYMENT_URL", url(payment));
+        let booking = deployment.start_service("svc-booking", &new_database().await).await?;
+        deployment.tell("BOOKING_URL", url(booking));
+        let http = deployment.start_gateway().await?;
+        let api = Api::new(url(http))?;
+        boxoffice::demo::wait_until_ready(&api).await?;
+        let channels = channels(booking, CONNECTIONS);
+        let (deployment, tasks, _directory) = (Some(deployment), vec![keys], None);
+        Ok(Self { api, deployment, channels, booking, payment, key, shutdown, tasks, _directory })
+    }
+
+    /// The same with so many connections of the generator. One carries 200 calls at once.
+    #[must_use]
+    pub(crate) fn with_connections(self, count: usize) -> Self {
+        Self { channels: channels(self.booking, count), ..self }
+    }
+
+    /// What its processes used up so far; none if it is embedded.
+    pub(crate) async fn usage(&self) -> anyhow::Result<Option<Usage>> {
+        match &self.deployment {
+            Some(deployment) => Ok(Some(deployment.usage().await?)),
+            None => Ok(None),
+        }
     }
 
     pub(crate) async fn close(self) -> anyhow::Result<()> {
+        drop(self.deployment);
         self.shutdown.begin();
         for task in self.tasks {
             task.await??;
@@ -179,7 +220,7 @@ impl House {
 
     /// Tokens of so many fans who have money.
     pub(crate) async fn fans(&self, count: usize) -> anyhow::Result<Vec<Arc<str>>> {
-        let client = WalletServiceClient::new(channels(self.payment).remove(0));
+        let client = WalletServiceClient::new(channels(self.payment, 1).remove(0));
         stream::iter(0..count)
             .map(|number| {
                 let (mut client, token) = (client.clone(), self.token(Vec::new()));
@@ -200,6 +241,11 @@ impl House {
             .await
     }
 
+    /// Tokens of so many fans who have no money.
+    pub(crate) fn tokens(&self, count: usize) -> anyhow::Result<Vec<Arc<str>>> {
+        (0..count).map(|_| Ok(Arc::from(self.token(Vec::new())?))).collect()
+    }
+
     fn token(&self, organizers: Vec<OrganizerId>) -> anyhow::Result<String> {
         let user = User { id: UserId::new(), session: SessionId::new(), organizers, is_admin: false };
         let now = Clock::system().now();
@@ -208,19 +254,43 @@ impl House {
 
     /// A connection to booking for this fan.
     pub(crate) fn hold_client(&self, fan: usize) -> HoldServiceClient<Channel> {
-        HoldServiceClient::new(self.channels[fan % CONNECTIONS].clone())
+        HoldServiceClient::new(self.channels[fan % self.channels.len()].clone())
     }
 
     /// A connection to booking for this fan.
     pub(crate) fn booking_client(&self, fan: usize) -> BookingServiceClient<Channel> {
-        BookingServiceClient::new(self.channels[fan % CONNECTIONS].clone())
+        BookingServiceClient::new(self.channels[fan % self.channels.len()].clone())
     }
 }
 
+/// Publishes a new key to sign tokens with, in place of the user service: the key, where that is, and what serves it.
+async fn publish_key(
+    secret: &Secret,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(EncodingKey, SocketAddr, Task)> {
+    let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())?;
+    let x =
+        BASE64_URL_SAFE_NO_PAD.encode(Ed25519KeyPair::from_pkcs8(document.as_ref())?.public_key().as_ref());
+    let key = EncodingKey::from_ed_der(document.as_ref());
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let tokens = ServiceTokens::new("user", secret, None);
+    let authenticator = Authenticator::new(Keys::new(), tokens, Clock::system());
+    let routes = Routes::new(KeyServiceServer::new(PublishedKey(SigningKey { kid: KID.into(), x })));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let shutdown = shutdown.clone();
+    let serving = async move {
+        let options = server::Options::new("user");
+        server::serve(options, routes, authenticator, incoming, shutdown).await.map_err(Into::into)
+    };
+    Ok((key, address, tokio::spawn(serving)))
+}
+
 /// Plain connections, without the client stack: the generator is not what is measured.
-pub(crate) fn channels(address: SocketAddr) -> Vec<Channel> {
+pub(crate) fn channels(address: SocketAddr, count: usize) -> Vec<Channel> {
     let endpoint = || Channel::from_shared(format!("http://{address}")).expect("a URL").tcp_nodelay(true);
-    (0..CONNECTIONS).map(|_| endpoint().connect_lazy()).collect()
+    (0..count).map(|_| endpoint().connect_lazy()).collect()
 }
 
 pub(crate) fn authorized<T>(message: T, token: &str) -> anyhow::Result<Request<T>> {
@@ -228,13 +298,4 @@ pub(crate) fn authorized<T>(message: T, token: &str) -> anyhow::Result<Request<T
     let value: MetadataValue<Ascii> = format!("Bearer {token}").parse().context("a token is ASCII")?;
     request.metadata_mut().insert("authorization", value);
     Ok(request)
-}
-
-/// The CPU time of this process so far, user and system.
-pub(crate) fn cpu_time() -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit_once(')').context("no name in stat")?.1.split_whitespace().collect();
-    // Fields 14 and 15 of proc(5), in ticks of 10 ms.
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
 }

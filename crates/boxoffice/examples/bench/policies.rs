@@ -33,7 +33,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::house::{authorized, channels};
+use crate::house::{CONNECTIONS, authorized, channels};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -189,7 +189,7 @@ async fn measure(
     what: What,
     token: &Arc<str>,
 ) -> anyhow::Result<f64> {
-    let channels = channels(address);
+    let channels = channels(address, CONNECTIONS);
     let start = Instant::now();
     let stop = start + Duration::from_secs(options.seconds);
     let callers: Vec<_> = (0..options.callers)

@@ -8,6 +8,8 @@ use mesh::{
     shutdown::Shutdown,
 };
 
+use mesh_test::wait_until;
+
 use super::{Changes, Granted, Holds, Released, Revision, SeatState, Sold, Wish};
 use crate::domain::hold::{self, Hold};
 
@@ -73,6 +75,7 @@ struct Sale {
 }
 
 const PLACES: u32 = 20;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 const LIFE: TimeDelta = TimeDelta::minutes(10);
 
 impl Sale {
@@ -327,12 +330,12 @@ async fn a_watcher_sees_each_change(sale: Sale) {
     let hold = sale.held(UserId::new(), &[0, 1], "k").await;
     watcher.changed().await.unwrap();
     sale.settle(hold.fan, &[0], None).await;
-    let changes = sale.changes_since(start).await;
-    assert_eq!(
-        changes.seats,
-        Some(vec![(0, SeatState::Sold), (1, SeatState::Held)]),
-        "each once, as it is now"
-    );
+    let each_once = Some(vec![(0, SeatState::Sold), (1, SeatState::Held)]);
+    let changes = wait_until("the changes to be told", PATIENCE, async || {
+        let changes = sale.changes_since(start).await;
+        if changes.seats == each_once { Ok(changes) } else { Err(format!("{changes:?}")) }
+    })
+    .await;
     assert_eq!(sale.changes_since(changes.revision).await.seats, Some(Vec::new()));
     assert_eq!(changes.revision.to_string().parse(), Ok(changes.revision));
 }

@@ -4,7 +4,7 @@
 //! Expiry is judged by Redis' clock: what the wish says of times only tells how long.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -33,6 +33,8 @@ use crate::domain::{
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
 /// Expired holds that one script gives back: it keeps everybody else waiting for about a millisecond.
 const RELEASED_AT_ONCE: usize = 100;
+/// Changes of a watched concert that are remembered here, for who is a little late.
+const CHANGES_FED: usize = 4096;
 /// How long a concert's keys are kept after they were used last.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
 
@@ -76,9 +78,21 @@ struct Known {
     is_used: bool,
     /// For who watches it here.
     changed: watch::Sender<()>,
-    /// As of when those were told last. None: it was not loaded.
-    seen: Option<(String, String)>,
+    /// What those are told. None: it was not loaded.
+    feed: Option<Feed>,
 }
+
+/// The changes of a concert that somebody watches here: asked for once, however many watch.
+#[derive(Debug)]
+struct Feed {
+    /// As of when.
+    revision: Revision,
+    /// The last ones, the newest first.
+    changes: VecDeque<Change>,
+}
+
+/// Seats that changed together, each with its state then.
+type Change = Vec<(Ordinal, SeatState)>;
 
 impl RedisHolds {
     /// Holds in this Redis. Those who watch are told of changes as long as this lives.
@@ -329,38 +343,28 @@ impl RedisHolds {
         concert: ConcertId,
         since: Revision,
     ) -> Result<Option<Changes>, RedisError> {
-        let arguments = vec![format!("{:016x}", since.epoch).into(), since.number.to_string().into()];
-        let found: Option<Vec<Value>> = self.run(&CHANGES, concert, arguments).await?;
-        let Some(found) = found else { return Ok(None) };
-        let mut found = found.into_iter();
-        let (Some(epoch), Some(number)) = (found.next(), found.next()) else {
-            return Err(unreadable("a revision"));
-        };
-        let revision = read_revision(&epoch.convert::<String>()?, number.convert()?)?;
-        let Some(changes) = found.next() else { return Ok(Some(Changes { revision, seats: None })) };
-        // The newest come first: a seat is as its first change says.
-        let mut states: HashMap<Ordinal, SeatState> = HashMap::new();
-        let mut seats = Vec::new();
-        for change in changes.convert::<Vec<String>>()? {
-            let (letter, changed) = change.split_once(' ').ok_or_else(|| unreadable(&change))?;
-            let state = match letter {
-                "A" => SeatState::Available,
-                "H" => SeatState::Held,
-                "S" => SeatState::Sold,
-                _ => return Err(unreadable(&change)),
-            };
-            for seat in read_seats(changed)? {
-                states.entry(seat).or_insert_with(|| {
-                    seats.push(seat);
-                    state
-                });
-            }
+        if let Some(changes) = self.fed_since(concert, since) {
+            return Ok(Some(changes));
         }
-        seats.sort_unstable();
-        Ok(Some(Changes {
+        self.concerts().entry(concert).or_default().is_used = true;
+        let found = ask_changes(&self.redis, concert, since, self.clock_shift()).await?;
+        Ok(found.map(|(revision, changes)| Changes {
             revision,
-            seats: Some(seats.into_iter().map(|seat| (seat, states[&seat])).collect()),
+            seats: changes.map(|changes| merge(changes.iter())),
         }))
+    }
+
+    /// What changed since a point, if the feed knows: it does for who follows it.
+    fn fed_since(&self, concert: ConcertId, since: Revision) -> Option<Changes> {
+        let concerts = self.concerts();
+        let known = concerts.get(&concert).filter(|known| known.changed.receiver_count() > 0)?;
+        let feed = known.feed.as_ref().filter(|feed| feed.revision.epoch == since.epoch)?;
+        let missed = feed.revision.number.checked_sub(since.number)? as usize;
+        let is_known = missed <= feed.changes.len();
+        is_known.then(|| Changes {
+            revision: feed.revision,
+            seats: Some(merge(feed.changes.iter().take(missed))),
+        })
     }
 
     pub(super) async fn is_loaded(&self, concert: ConcertId) -> Result<bool, RedisError> {
@@ -370,13 +374,13 @@ impl RedisHolds {
     pub(super) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
         // First: what changes after it was looked at is a change.
         let receiver = self.concerts().entry(concert).or_default().changed.subscribe();
-        let seen = revision_of(&self.redis, concert).await?;
+        let revision = revision_of(&self.redis, concert).await?;
         if let Some(known) = self.concerts().get_mut(&concert)
             && known.changed.receiver_count() == 1
         {
-            known.seen.clone_from(&seen);
+            known.feed = revision.map(|revision| Feed { revision, changes: VecDeque::new() });
         }
-        Ok(seen.map(|_| receiver))
+        Ok(revision.map(|_| receiver))
     }
 
     pub(super) async fn release_expired(&self) -> Result<usize, RedisError> {
@@ -458,26 +462,115 @@ async fn follow(redis: Redis, concerts: Weak<Mutex<HashMap<ConcertId, Known>>>) 
         let is_watched = |known: &Known| known.changed.receiver_count() > 0;
         let watched =
             lock().iter().filter(|(_, known)| is_watched(known)).map(|(id, _)| *id).collect::<Vec<_>>();
-        let looks = watched.into_iter().map(async |concert| (concert, revision_of(&redis, concert).await));
-        for (concert, seen) in join_all(looks).await {
+        let looks = watched.into_iter().map(async |concert| {
+            let seen = lock().get(&concert).and_then(|known| Some(known.feed.as_ref()?.revision));
+            (concert, seen, look(&redis, concert, seen).await)
+        });
+        for (concert, seen, looked) in join_all(looks).await {
             // Who can't be told now is told when Redis is back.
-            let Ok(seen) = seen else { continue };
-            if let Some(known) = lock().get_mut(&concert)
-                && known.seen != seen
-            {
-                known.seen = seen;
+            let Ok(looked) = looked else { continue };
+            let mut concerts = lock();
+            let Some(known) = concerts.get_mut(&concert) else { continue };
+            // Whoever came first to watch it meanwhile began anew.
+            if known.feed.as_ref().map(|feed| feed.revision) != seen {
+                continue;
+            }
+            let is_news = match looked {
+                Look::Same => false,
+                Look::Unloaded => known.feed.take().is_some(),
+                Look::Changed(revision, changes) => {
+                    known.feed = Some(continued(known.feed.take(), revision, changes));
+                    true
+                }
+            };
+            if is_news {
                 known.changed.send_replace(());
             }
         }
     }
 }
 
-/// The epoch and number of a concert's revision. None: not loaded.
-async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<(String, String)>, RedisError> {
+/// What came of looking at a concert.
+enum Look {
+    Same,
+    Unloaded,
+    /// The changes since it was seen, the newest first; none if that was too long ago.
+    Changed(Revision, Option<Vec<Change>>),
+}
+
+async fn look(redis: &Redis, concert: ConcertId, seen: Option<Revision>) -> Result<Look, RedisError> {
+    let revision = revision_of(redis, concert).await?;
+    match (revision, seen) {
+        (None, _) => Ok(Look::Unloaded),
+        (Some(revision), None) => Ok(Look::Changed(revision, None)),
+        (Some(revision), Some(seen)) if revision == seen => Ok(Look::Same),
+        (Some(_), Some(seen)) => Ok(match ask_changes(redis, concert, seen, 0).await? {
+            Some((revision, changes)) => Look::Changed(revision, changes),
+            None => Look::Unloaded,
+        }),
+    }
+}
+
+/// A feed with what came since.
+fn continued(feed: Option<Feed>, revision: Revision, changes: Option<Vec<Change>>) -> Feed {
+    let (Some(mut feed), Some(changes)) = (feed, changes) else {
+        return Feed { revision, changes: VecDeque::new() };
+    };
+    changes.into_iter().rev().for_each(|change| feed.changes.push_front(change));
+    feed.changes.truncate(CHANGES_FED);
+    Feed { revision, ..feed }
+}
+
+/// The changes since a revision, the newest first; without them if it is too old or of another epoch. None: not loaded.
+async fn ask_changes(
+    redis: &Redis,
+    concert: ConcertId,
+    since: Revision,
+    clock_shift: i64,
+) -> Result<Option<(Revision, Option<Vec<Change>>)>, RedisError> {
+    let arguments: Vec<Value> =
+        vec![clock_shift.into(), format!("{:016x}", since.epoch).into(), since.number.to_string().into()];
+    let found: Option<Vec<Value>> = redis.run(&CHANGES, keys(concert), arguments).await?;
+    let Some(found) = found else { return Ok(None) };
+    let mut found = found.into_iter();
+    let (Some(epoch), Some(number)) = (found.next(), found.next()) else {
+        return Err(unreadable("a revision"));
+    };
+    let revision = read_revision(&epoch.convert::<String>()?, number.convert()?)?;
+    let changes = found
+        .next()
+        .map(|changes| changes.convert::<Vec<String>>()?.iter().map(|change| read_change(change)).collect());
+    Ok(Some((revision, changes.transpose()?)))
+}
+
+/// A change as `announce` of `shared.lua` writes it.
+fn read_change(text: &str) -> Result<Change, RedisError> {
+    let (letter, seats) = text.split_once(' ').ok_or_else(|| unreadable(text))?;
+    let state = match letter {
+        "A" => SeatState::Available,
+        "H" => SeatState::Held,
+        "S" => SeatState::Sold,
+        _ => return Err(unreadable(text)),
+    };
+    Ok(read_seats(seats)?.into_iter().map(|seat| (seat, state)).collect())
+}
+
+/// Each seat once, as its newest change says. The newest change comes first.
+fn merge<'c>(changes: impl Iterator<Item = &'c Change>) -> Change {
+    let mut states: BTreeMap<Ordinal, SeatState> = BTreeMap::new();
+    for (seat, state) in changes.flatten() {
+        states.entry(*seat).or_insert(*state);
+    }
+    states.into_iter().collect()
+}
+
+/// A concert's revision. None: not loaded.
+async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<Revision>, RedisError> {
     let fields = vec!["epoch", "revision"];
     let found: Vec<Option<String>> = redis.connected()?.hmget(key(concert, "meta"), fields).await?;
     let mut found = found.into_iter().flatten();
-    Ok(found.next().zip(found.next()))
+    let Some((epoch, revision)) = found.next().zip(found.next()) else { return Ok(None) };
+    read_revision(&epoch, number(&revision)?).map(Some)
 }
 
 /// A key of a concert. What is in braces decides the slot.

@@ -123,7 +123,7 @@ impl Redis {
     }
 
     /// All lines of the answer to a command; none if it does not answer.
-    fn ask(&self, command: &str) -> Vec<String> {
+    pub fn ask(&self, command: &str) -> Vec<String> {
         let read = || {
             let mut stream = TcpStream::connect(self.address())?;
             stream.set_read_timeout(Some(PATIENCE))?;

@@ -2,10 +2,28 @@
 
 mod stage;
 
+use std::{collections::BTreeSet, fs, path::Path};
+
 use mesh::telemetry::{self, LogFormat};
 use mesh_test::wait_until;
 use serde_json::json;
 use stage::{PATIENCE, PRICE, Stage, Visit, scrape};
+
+/// Values of labels that look like names of metrics.
+const OUTCOMES: [&str; 2] = ["deadline_exceeded", "not_sent"];
+
+/// The metrics that docs/OPERATIONS.md names.
+fn documented() -> BTreeSet<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/OPERATIONS.md");
+    let text = fs::read_to_string(page).unwrap();
+    let (_, page) = text.split_once("\n## Metrics\n").expect("the chapter on metrics");
+    let names = page.split('`').skip(1).step_by(2).filter_map(|code| code.split('{').next());
+    let is_metric = |name: &&str| {
+        let is_snake_case = name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+        is_snake_case && name.contains('_') && !name.starts_with('_') && !OUTCOMES.contains(name)
+    };
+    names.filter(is_metric).map(str::to_owned).collect()
+}
 
 #[tokio::test]
 async fn a_booking_is_seen_in_the_metrics() {
@@ -80,6 +98,13 @@ async fn a_booking_is_seen_in_the_metrics() {
     ];
     for (series, value) in expected {
         assert_eq!(seen.get(series), Some(&value), "{series} in {:#?}", seen.keys());
+    }
+    let shown: BTreeSet<&str> = seen.keys().filter_map(|series| series.split('{').next()).collect();
+    let documented = documented();
+    assert!(documented.contains("dependency_up"), "{documented:?}");
+    for name in documented {
+        let is_shown = shown.contains(name.as_str()) || shown.contains(format!("{name}_count").as_str());
+        assert!(is_shown, "the page names {name}, which is not among {shown:?}");
     }
     assert!(!seen.keys().any(|series| series.contains("4711") || series.contains(&concert_id)));
     let admin = format!("http://{}", stage.embedded.admin);

@@ -93,6 +93,8 @@ impl Deployment {
             ("REDIS_URL", redis.url()),
             ("ADMIN_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
             ("DRAIN_WAIT", "0s".to_owned()),
+            // There are more processes than cores: more threads would only wake each other.
+            ("TOKIO_WORKER_THREADS", "1".to_owned()),
         ]);
         Ok(Self {
             processes: Vec::new(),

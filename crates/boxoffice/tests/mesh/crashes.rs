@@ -72,7 +72,8 @@ enum Successor {
     Other,
 }
 
-/// Kills a replica of a service while fans buy, has it die at a point, and waits until what it did is settled.
+/// Stops a replica of a service while fans buy, has it die at a point, and waits until what it did is settled. It is stopped
+/// as an operator would, so that what is left afterwards was left by the crash.
 async fn crash(
     mesh: &mut Deployment,
     crowd: &Crowd,
@@ -81,7 +82,7 @@ async fn crash(
     successor: Successor,
 ) {
     let replica = mesh.replica(service, index);
-    replica.kill().await;
+    replica.stop().await;
     replica.start_to_crash(at);
     replica.crashed().await;
     if successor == Successor::Other {

@@ -2,7 +2,7 @@
 //! its jobs is in conflict with what is there, the batch is done again job by job, each behind a savepoint.
 
 use mesh::{
-    Failure,
+    Failure, crash,
     database::{
         KeptConnection, insert_rows, is_conflict, is_unavailable, power_of_two_within, race_lost, rows_of,
         sql,
@@ -96,7 +96,15 @@ impl HotWrites {
     async fn run_together(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
         let transaction = self.connection.begin().await?;
         let written = write(&transaction, &jobs.iter().collect::<Vec<_>>()).await;
-        transaction.end(written).await
+        let is_for_several = jobs.len() > 1 && written.is_ok();
+        if is_for_several {
+            crash::point("booking.commit.before");
+        }
+        let answers = transaction.end(written).await;
+        if is_for_several {
+            crash::point("booking.commit.after");
+        }
+        answers
     }
 
     async fn run_one_by_one(&mut self, jobs: &[Job]) -> Result<Vec<Result<Answer, Failure>>, DbErr> {

@@ -25,6 +25,9 @@ const BOOKING: [(&str, bool); 12] = [
     ("booking.refund.after", false),
 ];
 
+/// Where booking dies while it commits what several callers want.
+const COMMITTING: [&str; 2] = ["booking.commit.before", "booking.commit.after"];
+
 /// Where payment dies meanwhile.
 const PAYMENT: [&str; 4] =
     ["payment.pay.before", "payment.pay.after", "payment.refund.before", "payment.refund.after"];
@@ -36,7 +39,7 @@ const VOIDING: [&str; 2] = ["payment.void.before", "payment.void.after"];
 fn every_crash_point_is_among_them() {
     let booking = BOOKING.map(|(at, _)| at);
     let covered: BTreeSet<String> =
-        [&booking[..], &PAYMENT, &VOIDING].concat().into_iter().map(Into::into).collect();
+        [&booking[..], &COMMITTING, &PAYMENT, &VOIDING].concat().into_iter().map(Into::into).collect();
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut there = BTreeSet::new();
     for entry in fs::read_dir(workspace).unwrap() {
@@ -118,6 +121,18 @@ async fn booking_killed_at_a_step_settles_it_when_it_is_back() {
 #[ignore = "needs Postgres and Redis: scripts/test runs it"]
 async fn booking_killed_at_a_step_is_replaced_by_its_other_replica() {
     join_all(BOOKING.chunks(4).map(|points| booking_dies(points, 2, Successor::Other))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn booking_killed_while_it_commits_for_many_settles_it_when_it_is_back() {
+    let mut mesh = Plan::default().start().await;
+    // While it is away all of them come to wait for it.
+    let crowd = Crowd::gather(&mesh, 48, 0).await;
+    for at in COMMITTING {
+        crash(&mut mesh, &crowd, ("booking", 0), at, Successor::Itself).await;
+    }
+    mesh.assert_sound(crowd).await;
 }
 
 /// Has payment die at each point of taking money and giving it back.

@@ -611,6 +611,8 @@ async fn a_claim_that_loses_deadlocks_is_tried_again() {
     let fan = UserId::new();
     office.confirmed(fan, &[1]).await;
     let other = office.database.begin().await.unwrap();
+    // Who looks for the deadlock first is ended: the claim.
+    other.execute_unprepared("SET LOCAL deadlock_timeout = '1min'").await.unwrap();
     let take_seat = sql(
         &other,
         "INSERT INTO claim (concert, seat, booking) VALUES ($1, 2, $2)",
@@ -624,7 +626,8 @@ async fn a_claim_that_loses_deadlocks_is_tried_again() {
     // Twice: the batch, and then the claim alone.
     for _ in 0..2 {
         wait_until("the claim to wait for the seat", Duration::from_secs(20), async || {
-            let waits = "pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+            let waits = "pg_locks JOIN pg_stat_activity USING (pid)
+                         WHERE NOT granted AND locktype = 'transactionid' AND datname = current_database()";
             if office.count(waits).await == 1 { Ok(()) } else { Err("nobody waits".to_owned()) }
         })
         .await;
@@ -635,7 +638,7 @@ async fn a_claim_that_loses_deadlocks_is_tried_again() {
             "UPDATE fan_seats SET seats = seats WHERE concert = $1 AND fan = $2",
             [office.concert.uuid().into(), fan.uuid().into()],
         );
-        savepoint.execute_raw(take_row).await.expect("the claim waited longer: it is the one that is ended");
+        savepoint.execute_raw(take_row).await.expect("the claim is the one that is ended");
         savepoint.rollback().await.unwrap();
     }
     other.rollback().await.unwrap();

@@ -32,12 +32,21 @@ impl Hold {
     }
 }
 
-/// A new hold's id. Its last four bytes are a mark of the fan: when a hold is gone (holds may be lost), the id still
-/// tells whether it was this fan's, and so whether the answer is "expired" or "not found".
-pub(crate) fn new_id(fan: UserId) -> HoldId {
+/// Two bytes of a concert's id that its holds' ids have too.
+pub(crate) type ConcertMark = [u8; 2];
+
+/// A new hold's id, a UUIDv7. Its last four bytes are a mark of the fan: when a hold is gone (holds may be lost), the id
+/// still tells whether it was this fan's, and so whether the answer is "expired" or "not found". The two bytes before
+/// them tell which concerts it may be of.
+pub(crate) fn new_id(fan: UserId, concert: ConcertId) -> HoldId {
     let mut bytes = *HoldId::new().uuid().as_bytes();
-    let mark = mark(&bytes, fan);
-    bytes[12..].copy_from_slice(&mark);
+    // What else kept ids of one millisecond apart is a counter, whose end makes room for the marks.
+    let random: [u8; 3] = rand::random();
+    bytes[7..10].copy_from_slice(&random);
+    bytes[8] = 0x80 | random[1] & 0x3f;
+    bytes[10..12].copy_from_slice(&mark_of(concert));
+    let fan = mark(&bytes, fan);
+    bytes[12..].copy_from_slice(&fan);
     HoldId::from_uuid(Uuid::from_bytes(bytes))
 }
 
@@ -52,15 +61,32 @@ fn mark(bytes: &[u8; 16], fan: UserId) -> [u8; 4] {
     [hash[0], hash[1], hash[2], hash[3]]
 }
 
+/// The mark of a concert: the end of its id, which is random.
+pub(crate) fn mark_of(concert: ConcertId) -> ConcertMark {
+    let bytes = concert.uuid();
+    let bytes = bytes.as_bytes();
+    [bytes[14], bytes[15]]
+}
+
+/// The mark of the concert that a hold is of.
+pub(crate) fn concert_mark(hold: HoldId) -> ConcertMark {
+    let bytes = hold.uuid();
+    let bytes = bytes.as_bytes();
+    [bytes[10], bytes[11]]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_id_tells_whose_it_was() {
+    fn an_id_tells_whose_it_was_and_of_which_concert() {
         let (fan, other) = (UserId::new(), UserId::new());
-        let id = new_id(fan);
+        let concert = ConcertId::new();
+        let id = new_id(fan, concert);
         assert!(belongs_to(id, fan));
+        assert_eq!(concert_mark(id), mark_of(concert));
+        assert_ne!(id, new_id(fan, concert));
         assert!(!belongs_to(id, other));
         assert!(!belongs_to(HoldId::new(), fan));
         assert_eq!(id.uuid().get_version_num(), 7);

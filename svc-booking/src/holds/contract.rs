@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use mesh::{
     clock::Clock,
-    id::{ConcertId, UserId},
+    id::{ConcertId, Id, UserId},
     redis::Redis,
     shutdown::Shutdown,
 };
@@ -65,6 +65,8 @@ contract! {
     a_hold_that_is_being_booked_is_not_given_back,
     a_load_that_was_overtaken_is_refused,
     a_hold_ends_though_its_concert_is_not_loaded,
+    concerts_whose_ids_end_alike_are_told_apart,
+    what_a_fan_holds_still_counts_after_a_load,
 }
 
 struct Sale {
@@ -116,7 +118,7 @@ impl Sale {
     fn wish(&self, fan: UserId, seats: &[u32], key: &str) -> Wish {
         let create_time = self.clock.now();
         let hold = Hold {
-            id: hold::new_id(fan),
+            id: hold::new_id(fan, self.concert),
             concert: self.concert,
             fan,
             seats: seats.to_vec(),
@@ -444,4 +446,31 @@ async fn a_hold_ends_though_its_concert_is_not_loaded(sale: Sale) {
     assert_eq!((sale.find(&booked).await, sale.find(&given_back).await), (None, None));
     assert!(sale.load(sale.begin_load().await).await);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS", "the database said that nothing is sold");
+}
+
+async fn concerts_whose_ids_end_alike_are_told_apart(sale: Sale) {
+    let fan = UserId::new();
+    let first = sale.held(fan, &[1], "first").await;
+    let mut bytes = *sale.concert.uuid().as_bytes();
+    bytes[0] ^= 1;
+    let other = Sale { concert: ConcertId::from_uuid(uuid::Uuid::from_bytes(bytes)), ..sale };
+    assert!(other.load(other.begin_load().await).await);
+    let second = other.held(fan, &[1], "second").await;
+    for hold in [&first, &second] {
+        assert_eq!(other.holds.find(hold.id).await.unwrap().map(|found| found.concert), Some(hold.concert));
+    }
+    assert!(matches!(other.holds.release(first.id).await, Ok(Released::GivenBack(_))));
+    assert!(other.holds.find(first.id).await.unwrap().is_none());
+    assert!(other.holds.begin_booking(second.id, LIFE).await.unwrap().is_some());
+}
+
+async fn what_a_fan_holds_still_counts_after_a_load(sale: Sale) {
+    let fan = UserId::new();
+    let hold = sale.held(fan, &[1, 2, 3], "first").await;
+    sale.holds.unload(sale.concert).await.unwrap();
+    assert!(sale.load(sale.begin_load().await).await);
+    assert_eq!(sale.hold(fan, &[4, 5], "second").await, Granted::LimitExceeded { remaining: 1 });
+    assert_eq!(sale.hold(UserId::new(), &[3, 4], "third").await, Granted::Taken(vec![3]));
+    assert!(matches!(sale.holds.release(hold.id).await, Ok(Released::GivenBack(_))));
+    sale.held(fan, &[2, 3, 4, 5], "fourth").await;
 }

@@ -4,7 +4,7 @@
 //! Expiry is judged by Redis' clock: what the wish says of times only tells how long.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -12,8 +12,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use fred::{
     bytes::Bytes,
-    interfaces::{HashesInterface, KeysInterface},
-    types::{Expiration, Value, scripts::Script},
+    interfaces::{HashesInterface, KeysInterface, SetsInterface},
+    types::{Value, scripts::Script},
 };
 use futures_util::future::{join_all, try_join_all};
 use mesh::{
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::{Changes, Granted, KEY_LIFETIME, Released, Revision, SeatState, Snapshot, Sold, Wish};
 use crate::domain::{
-    hold::{Hold, MAX_LIFE},
+    hold::{ConcertMark, Hold, MAX_LIFE, concert_mark, mark_of},
     layout::Ordinal,
 };
 
@@ -35,6 +35,9 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 const RELEASED_AT_ONCE: usize = 100;
 /// Changes of a watched concert that are remembered here, for who is a little late.
 const CHANGES_FED: usize = 4096;
+/// A seat's two bits, as `shared.lua` has them.
+const HELD: u8 = 0b10;
+const SOLD: u8 = 0b01;
 /// How long a concert's keys are kept after they were used last.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
 
@@ -65,11 +68,14 @@ static KEEP: LazyLock<Script> = script!("redis/keep.lua");
 pub(crate) struct RedisHolds {
     redis: Redis,
     /// The concerts that this process was asked for: it gives back their expired holds.
-    concerts: Arc<Mutex<HashMap<ConcertId, Known>>>,
+    concerts: Arc<Mutex<Concerts>>,
     /// How far a test has moved the clock, in milliseconds.
     #[cfg(test)]
     clock_shift: std::sync::atomic::AtomicI64,
 }
+
+/// What a process knows of concerts, in the order of the marks that their holds' ids have.
+type Concerts = BTreeMap<(ConcertMark, ConcertId), Known>;
 
 /// What this process knows of a concert.
 #[derive(Debug, Default)]
@@ -119,8 +125,12 @@ impl RedisHolds {
         0
     }
 
-    fn concerts(&self) -> MutexGuard<'_, HashMap<ConcertId, Known>> {
+    fn concerts(&self) -> MutexGuard<'_, Concerts> {
         self.concerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn concerts_here(&self) -> Vec<ConcertId> {
+        self.concerts().keys().map(|(_, concert)| *concert).collect()
     }
 
     /// Runs a script on a concert.
@@ -140,7 +150,8 @@ impl RedisHolds {
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Answer, RedisError> {
-        let was_used = std::mem::replace(&mut self.concerts().entry(concert).or_default().is_used, true);
+        let was_used =
+            std::mem::replace(&mut self.concerts().entry(place_of(concert)).or_default().is_used, true);
         if !was_used {
             // Its keys must not expire one by one under its users.
             self.keep(concert).await?;
@@ -151,10 +162,53 @@ impl RedisHolds {
         self.redis.run(script, keys, all).await
     }
 
-    /// The concert that a hold is of.
-    async fn concert_of(&self, hold: HoldId) -> Result<Option<ConcertId>, RedisError> {
-        let concert: Option<String> = self.redis.connected()?.get(hold_key(hold)).await?;
-        Ok(concert.and_then(|concert| Uuid::try_parse(&concert).ok()).map(ConcertId::from_uuid))
+    /// Runs a script about a hold on the concerts that it may be of by its id, until one knows it. Hardly ever there are
+    /// two of them.
+    async fn ask<Answer: fred::types::FromValue>(
+        &self,
+        script: &Script,
+        keys: fn(ConcertId) -> Vec<String>,
+        hold: HoldId,
+        durations: &[TimeDelta],
+    ) -> Result<Option<(ConcertId, Answer)>, RedisError> {
+        let mut arguments: Vec<Value> = vec![text_of(hold).into()];
+        arguments.extend(durations.iter().map(|duration| Value::from(duration.num_milliseconds())));
+        let mark = concert_mark(hold);
+        let known: Vec<ConcertId> = {
+            let concerts = self.concerts();
+            let marked = concerts.range((mark, ConcertId::from_uuid(Uuid::nil()))..);
+            marked.map(|(place, _)| *place).take_while(|place| place.0 == mark).map(|place| place.1).collect()
+        };
+        for concert in &known {
+            let answer = self.run_on(script, *concert, keys(*concert), arguments.clone()).await?;
+            if let Some(answer) = answer {
+                return Ok(Some((*concert, answer)));
+            }
+        }
+        // Another process may have made it, of a concert that nobody asked for here.
+        let marked: Vec<String> = self.redis.connected()?.smembers(marked_key(mark)).await?;
+        for concert in marked {
+            let concert = ConcertId::from_uuid(read_uuid(&concert)?);
+            if known.contains(&concert) {
+                continue;
+            }
+            let answer = self.run_on(script, concert, keys(concert), arguments.clone()).await?;
+            if let Some(answer) = answer {
+                return Ok(Some((concert, answer)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A hold as it is after a script, if it is.
+    async fn hold_after(
+        &self,
+        script: &Script,
+        hold: HoldId,
+        durations: &[TimeDelta],
+    ) -> Result<Option<Hold>, RedisError> {
+        let found: Option<(_, String)> = self.ask(script, keys_of_holds, hold, durations).await?;
+        found.map(|(concert, record)| read_hold(hold, concert, &record)).transpose()
     }
 
     pub(super) async fn begin_load(&self, concert: ConcertId) -> Result<u64, RedisError> {
@@ -168,22 +222,23 @@ impl RedisHolds {
         sold: Sold,
         begun_at: Option<u64>,
     ) -> Result<bool, RedisError> {
-        let mut bitmap = vec![0_u8; (sold.places as usize).div_ceil(8)];
+        let mut states = vec![0_u8; (sold.places as usize).div_ceil(4)];
         for seat in &sold.seats {
-            bitmap[*seat as usize / 8] |= 0x80 >> (seat % 8);
+            states[*seat as usize / 4] |= SOLD << shift_of(*seat);
         }
-        let unsold = sold.places - bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>();
+        let unsold = sold.places - states.iter().map(|byte| byte.count_ones()).sum::<u32>();
         let mut arguments: Vec<Value> = vec![
             begun_at.map(|begun_at| begun_at.to_string()).unwrap_or_default().into(),
             format!("{:016x}", rand::random::<u64>()).into(),
             sold.places.into(),
             unsold.into(),
-            Bytes::from(bitmap).into(),
+            Bytes::from(states).into(),
             LIFETIME.num_milliseconds().into(),
         ];
         for (fan, count) in sold.fans {
             arguments.extend([fan.uuid().simple().to_string().into(), count.into()]);
         }
+        self.note_mark(concert).await?;
         let is_loaded: Option<bool> = self.run(&LOAD, concert, arguments).await?;
         Ok(is_loaded == Some(true))
     }
@@ -212,24 +267,22 @@ impl RedisHolds {
         Ok(match granted.first().map(String::as_str) {
             Some("not loaded") => Granted::NotLoaded,
             Some("key reused") => Granted::KeyReused,
-            // Who was told nothing before comes again with the same key.
-            Some("replayed") => Granted::Replayed(self.note_place(read_id(detail)?, concert).await?),
+            Some("replayed") => Granted::Replayed(read_id(detail)?),
             Some("limit exceeded") => Granted::LimitExceeded { remaining: number(detail)? },
             Some("taken") => Granted::Taken(read_seats(detail)?),
-            Some("held") => {
-                self.note_place(hold.id, concert).await?;
-                Granted::Held(read_hold(hold.id, concert, detail)?)
-            }
+            Some("held") => Granted::Held(read_hold(hold.id, concert, detail)?),
             _ => return Err(unreadable(detail)),
         })
     }
 
-    /// Makes the concert of a hold known by the hold's id, before anybody is told of the hold.
-    async fn note_place(&self, hold: HoldId, concert: ConcertId) -> Result<HoldId, RedisError> {
-        let expiration = Some(Expiration::PX(MAX_LIFE.num_milliseconds()));
-        let concert = concert.uuid().simple().to_string();
-        let _: () = self.redis.connected()?.set(hold_key(hold), concert, expiration, None, false).await?;
-        Ok(hold)
+    /// Makes the concert known to those who are asked for a hold of it.
+    async fn note_mark(&self, concert: ConcertId) -> Result<(), RedisError> {
+        let client = self.redis.connected()?;
+        let key = marked_key(mark_of(concert));
+        let _: () = client.sadd(&key, concert.uuid().simple().to_string()).await?;
+        // Longer than what is kept of the concert itself.
+        let lifetime = (LIFETIME * 2).num_milliseconds();
+        Ok(client.pexpire(key, lifetime, None).await?)
     }
 
     pub(super) async fn find_granted(
@@ -246,16 +299,15 @@ impl RedisHolds {
         if first_fingerprint != hex(fingerprint) {
             return Ok(Some(Granted::KeyReused));
         }
-        Ok(Some(Granted::Replayed(self.note_place(read_id(id)?, concert).await?)))
+        Ok(Some(Granted::Replayed(read_id(id)?)))
     }
 
     pub(super) async fn find(&self, hold: HoldId) -> Result<Option<Hold>, RedisError> {
-        let Some(concert) = self.concert_of(hold).await? else { return Ok(None) };
-        self.hold_after(&FIND, concert, hold, &[]).await
+        self.hold_after(&FIND, hold, &[]).await
     }
 
     pub(super) async fn extend(&self, hold: &Hold, life: TimeDelta) -> Result<Option<Hold>, RedisError> {
-        self.hold_after(&EXTEND, hold.concert, hold.id, &[life.min(MAX_LIFE)]).await
+        self.hold_after(&EXTEND, hold.id, &[life.min(MAX_LIFE)]).await
     }
 
     pub(super) async fn begin_booking(
@@ -263,33 +315,18 @@ impl RedisHolds {
         hold: HoldId,
         patience: TimeDelta,
     ) -> Result<Option<Hold>, RedisError> {
-        let Some(concert) = self.concert_of(hold).await? else { return Ok(None) };
-        self.hold_after(&BEGIN_BOOKING, concert, hold, &[patience, MAX_LIFE]).await
-    }
-
-    /// A hold as it is after a script, if it is.
-    async fn hold_after(
-        &self,
-        script: &Script,
-        concert: ConcertId,
-        hold: HoldId,
-        durations: &[TimeDelta],
-    ) -> Result<Option<Hold>, RedisError> {
-        let mut arguments: Vec<Value> = vec![text_of(hold).into()];
-        arguments.extend(durations.iter().map(|duration| Value::from(duration.num_milliseconds())));
-        let record: Option<String> = self.run(script, concert, arguments).await?;
-        record.map(|record| read_hold(hold, concert, &record)).transpose()
+        self.hold_after(&BEGIN_BOOKING, hold, &[patience, MAX_LIFE]).await
     }
 
     pub(super) async fn end_booking(&self, hold: &Hold) -> Result<(), RedisError> {
-        self.run(&END_BOOKING, hold.concert, vec![text_of(hold.id).into()]).await
+        let keys = keys_of_holds(hold.concert);
+        self.run_on(&END_BOOKING, hold.concert, keys, vec![text_of(hold.id).into()]).await
     }
 
     pub(super) async fn release(&self, hold: HoldId) -> Result<Released, RedisError> {
-        let Some(concert) = self.concert_of(hold).await? else { return Ok(Released::Gone) };
-        let released: Vec<String> = self.run(&RELEASE, concert, vec![text_of(hold).into()]).await?;
+        let found: Option<(_, Vec<String>)> = self.ask(&RELEASE, keys, hold, &[]).await?;
+        let Some((concert, released)) = found else { return Ok(Released::Gone) };
         match released.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["gone"] => Ok(Released::Gone),
             ["being booked"] => Ok(Released::BeingBooked),
             ["given back", record] => Ok(Released::GivenBack(read_hold(hold, concert, record)?)),
             _ => Err(unreadable(&released.join(" "))),
@@ -321,16 +358,15 @@ impl RedisHolds {
     }
 
     pub(super) async fn snapshot(&self, concert: ConcertId) -> Result<Option<Snapshot>, RedisError> {
-        let found: Option<(String, u64, u32, Bytes, Bytes)> =
-            self.run(&SNAPSHOT, concert, Vec::new()).await?;
-        let Some((epoch, number, places, held, sold)) = found else { return Ok(None) };
-        let has = |bitmap: &[u8], seat: u32| {
-            bitmap.get(seat as usize / 8).is_some_and(|byte| byte & (0x80 >> (seat % 8)) != 0)
-        };
-        let state = |seat| match (has(&sold, seat), has(&held, seat)) {
-            (true, _) => SeatState::Sold,
-            (false, true) => SeatState::Held,
-            (false, false) => SeatState::Available,
+        let found: Option<(String, u64, u32, Bytes)> = self.run(&SNAPSHOT, concert, Vec::new()).await?;
+        let Some((epoch, number, places, states)) = found else { return Ok(None) };
+        let state = |seat| {
+            let byte = states.get(seat as usize / 4).copied().unwrap_or_default();
+            match (byte >> shift_of(seat)) & (HELD | SOLD) {
+                0 => SeatState::Available,
+                HELD => SeatState::Held,
+                _ => SeatState::Sold,
+            }
         };
         Ok(Some(Snapshot {
             revision: read_revision(&epoch, number)?,
@@ -346,7 +382,7 @@ impl RedisHolds {
         if let Some(changes) = self.fed_since(concert, since) {
             return Ok(Some(changes));
         }
-        self.concerts().entry(concert).or_default().is_used = true;
+        self.concerts().entry(place_of(concert)).or_default().is_used = true;
         let found = ask_changes(&self.redis, concert, since, self.clock_shift()).await?;
         Ok(found.map(|(revision, changes)| Changes {
             revision,
@@ -357,7 +393,7 @@ impl RedisHolds {
     /// What changed since a point, if the feed knows: it does for who follows it.
     fn fed_since(&self, concert: ConcertId, since: Revision) -> Option<Changes> {
         let concerts = self.concerts();
-        let known = concerts.get(&concert).filter(|known| known.changed.receiver_count() > 0)?;
+        let known = concerts.get(&place_of(concert)).filter(|known| known.changed.receiver_count() > 0)?;
         let feed = known.feed.as_ref().filter(|feed| feed.revision.epoch == since.epoch)?;
         let missed = feed.revision.number.checked_sub(since.number)? as usize;
         let is_known = missed <= feed.changes.len();
@@ -373,9 +409,9 @@ impl RedisHolds {
 
     pub(super) async fn watch(&self, concert: ConcertId) -> Result<Option<watch::Receiver<()>>, RedisError> {
         // First: what changes after it was looked at is a change.
-        let receiver = self.concerts().entry(concert).or_default().changed.subscribe();
+        let receiver = self.concerts().entry(place_of(concert)).or_default().changed.subscribe();
         let revision = revision_of(&self.redis, concert).await?;
-        if let Some(known) = self.concerts().get_mut(&concert)
+        if let Some(known) = self.concerts().get_mut(&place_of(concert))
             && known.changed.receiver_count() == 1
         {
             known.feed = revision.map(|revision| Feed { revision, changes: VecDeque::new() });
@@ -384,7 +420,7 @@ impl RedisHolds {
     }
 
     pub(super) async fn release_expired(&self) -> Result<usize, RedisError> {
-        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let concerts = self.concerts_here();
         let shift = self.clock_shift();
         let sweeps = concerts.into_iter().map(async |concert| {
             let mut released = 0;
@@ -401,7 +437,7 @@ impl RedisHolds {
     }
 
     pub(super) async fn count(&self) -> Result<usize, RedisError> {
-        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let concerts = self.concerts_here();
         let counts = concerts.into_iter().map(async |concert| {
             let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
             Ok::<_, RedisError>(holds)
@@ -411,7 +447,7 @@ impl RedisHolds {
 
     pub(super) async fn forget_unused(&self) -> Result<usize, RedisError> {
         let concerts: Vec<(ConcertId, bool)> = (self.concerts().iter_mut())
-            .map(|(concert, known)| {
+            .map(|((_, concert), known)| {
                 let is_watched = known.changed.receiver_count() > 0;
                 (*concert, std::mem::take(&mut known.is_used) || is_watched)
             })
@@ -426,10 +462,10 @@ impl RedisHolds {
             let mut concerts = self.concerts();
             // Somebody may have asked for it meanwhile.
             let is_unused = concerts
-                .get(&concert)
+                .get(&place_of(concert))
                 .is_some_and(|known| !known.is_used && known.changed.receiver_count() == 0);
             if holds == 0 && is_unused {
-                concerts.remove(&concert);
+                concerts.remove(&place_of(concert));
                 forgotten += 1;
             }
         }
@@ -438,12 +474,13 @@ impl RedisHolds {
 
     /// Keeps everything of a concert for a day from now on.
     async fn keep(&self, concert: ConcertId) -> Result<(), RedisError> {
+        self.note_mark(concert).await?;
         let arguments = vec![self.clock_shift().into(), LIFETIME.num_milliseconds().into()];
         self.redis.run(&KEEP, keys(concert), arguments).await
     }
 
     pub(super) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {
-        let concerts: Vec<ConcertId> = self.concerts().keys().copied().collect();
+        let concerts = self.concerts_here();
         let counts = concerts.into_iter().map(async |concert| {
             let unsold: Option<u32> = self.redis.connected()?.hget(key(concert, "meta"), "unsold").await?;
             Ok::<_, RedisError>(unsold.map(|unsold| (concert, unsold)))
@@ -454,23 +491,26 @@ impl RedisHolds {
 
 /// Tells those who watch a concert here of changes, whoever made them. Asking is cheaper than being told: a sale changes
 /// seats thousands of times a second, and loses nothing when the connection breaks.
-async fn follow(redis: Redis, concerts: Weak<Mutex<HashMap<ConcertId, Known>>>) {
+async fn follow(redis: Redis, concerts: Weak<Mutex<Concerts>>) {
     loop {
         tokio::time::sleep(WATCH_PERIOD).await;
         let Some(concerts) = concerts.upgrade() else { return };
         let lock = || concerts.lock().unwrap_or_else(PoisonError::into_inner);
         let is_watched = |known: &Known| known.changed.receiver_count() > 0;
-        let watched =
-            lock().iter().filter(|(_, known)| is_watched(known)).map(|(id, _)| *id).collect::<Vec<_>>();
+        let watched = lock()
+            .iter()
+            .filter(|(_, known)| is_watched(known))
+            .map(|(place, _)| place.1)
+            .collect::<Vec<_>>();
         let looks = watched.into_iter().map(async |concert| {
-            let seen = lock().get(&concert).and_then(|known| Some(known.feed.as_ref()?.revision));
+            let seen = lock().get(&place_of(concert)).and_then(|known| Some(known.feed.as_ref()?.revision));
             (concert, seen, look(&redis, concert, seen).await)
         });
         for (concert, seen, looked) in join_all(looks).await {
             // Who can't be told now is told when Redis is back.
             let Ok(looked) = looked else { continue };
             let mut concerts = lock();
-            let Some(known) = concerts.get_mut(&concert) else { continue };
+            let Some(known) = concerts.get_mut(&place_of(concert)) else { continue };
             // Whoever came first to watch it meanwhile began anew.
             if known.feed.as_ref().map(|feed| feed.revision) != seen {
                 continue;
@@ -580,16 +620,32 @@ fn key(concert: ConcertId, part: &str) -> String {
 
 /// The keys of a concert, in the order in which scripts take them.
 fn keys(concert: ConcertId) -> Vec<String> {
-    let parts = ["meta", "held", "sold", "holds", "expiries", "fans-held", "fans-sold", "changes", "loads"];
+    let parts = ["holds", "expiries", "fans", "states", "changes", "meta", "loads"];
     parts.iter().map(|part| key(concert, part)).collect()
+}
+
+/// The first of them, for scripts that need a hold only.
+fn keys_of_holds(concert: ConcertId) -> Vec<String> {
+    ["holds", "expiries"].iter().map(|part| key(concert, part)).collect()
 }
 
 fn request_key_of(concert: ConcertId, fan: UserId, request_key: &str) -> String {
     key(concert, &format!("request:{}:{request_key}", fan.uuid().simple()))
 }
 
-fn hold_key(hold: HoldId) -> String {
-    format!("booking:hold:{}", text_of(hold))
+/// Where the concerts stand that have a mark.
+fn marked_key(mark: ConcertMark) -> String {
+    format!("booking:marked:{}", hex(&mark))
+}
+
+/// Where a concert stands among those known here.
+fn place_of(concert: ConcertId) -> (ConcertMark, ConcertId) {
+    (mark_of(concert), concert)
+}
+
+/// Where a seat's two bits are in its byte.
+fn shift_of(seat: Ordinal) -> u32 {
+    6 - seat % 4 * 2
 }
 
 fn text_of(hold: HoldId) -> String {
@@ -609,8 +665,12 @@ fn number<Number: std::str::FromStr>(text: &str) -> Result<Number, RedisError> {
     text.parse().map_err(|_| unreadable(text))
 }
 
+fn read_uuid(text: &str) -> Result<Uuid, RedisError> {
+    Uuid::try_parse(text).map_err(|_| unreadable(text))
+}
+
 fn read_id(text: &str) -> Result<HoldId, RedisError> {
-    Uuid::try_parse(text).map(HoldId::from_uuid).map_err(|_| unreadable(text))
+    read_uuid(text).map(HoldId::from_uuid)
 }
 
 fn read_seats(text: &str) -> Result<Vec<Ordinal>, RedisError> {
@@ -626,7 +686,7 @@ fn read_revision(epoch: &str, number: u64) -> Result<Revision, RedisError> {
 fn read_hold(id: HoldId, concert: ConcertId, record: &str) -> Result<Hold, RedisError> {
     let mut words = record.splitn(6, ' ');
     let mut word = || words.next().ok_or_else(|| unreadable(record));
-    let fan = Uuid::try_parse(word()?).map_err(|_| unreadable(record))?;
+    let fan = read_uuid(word()?)?;
     let mut time = || -> Result<DateTime<Utc>, RedisError> {
         DateTime::from_timestamp_millis(number(word()?)?).ok_or_else(|| unreadable(record))
     };

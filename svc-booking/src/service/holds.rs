@@ -126,7 +126,7 @@ impl Shared {
     fn new_hold(&self, concert: ConcertId, fan: UserId, found: Found) -> Hold {
         let create_time = self.clock.now();
         Hold {
-            id: hold::new_id(fan),
+            id: hold::new_id(fan, concert),
             concert,
             fan,
             seats: found.seats,

@@ -134,7 +134,7 @@ impl House {
         let sale = self.sale().await;
         let create_time = self.clock.now();
         let hold = Hold {
-            id: hold::new_id(fan),
+            id: hold::new_id(fan, self.concert),
             concert: self.concert,
             fan,
             seats: seat_ids.iter().map(|seat_id| sale.layout.ordinal(seat_id).unwrap()).collect(),

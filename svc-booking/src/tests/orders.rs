@@ -157,7 +157,7 @@ async fn another_fans_hold_is_no_other_than_one_that_never_was() {
     let house = House::open().await;
     let (fan, thief) = (house.fan_with(1000), house.fan_with(1000));
     let hold = house.hold(fan, &["A-1-2"]).await;
-    let never_was = hold::new_id(UserId::new());
+    let never_was = hold::new_id(UserId::new(), house.concert);
     let mut answers = Vec::new();
     for id in [hold.id, never_was] {
         let refused = house.book(thief, id, "key").await.unwrap_err();

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    iter,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -34,8 +35,7 @@ const SCRIPT: &str = concat!(
     include_str!("../../../../svc-booking/src/holds/redis/hold.lua")
 );
 /// The keys that the script takes, as they look.
-const PARTS: [&str; 9] =
-    ["meta", "held", "sold", "holds", "expiries", "fans-held", "fans-sold", "changes", "loads"];
+const PARTS: [&str; 7] = ["holds", "expiries", "fans", "states", "changes", "meta", "loads"];
 /// Connections of redis-benchmark.
 const CLIENTS: usize = 50;
 /// Places of its concert, and fans: so many that what it draws at random was hardly drawn before.
@@ -86,25 +86,27 @@ fn redis_benchmark(stage: &Stage, seconds: u64) -> anyhow::Result<f64> {
     let port = address.rsplit_once(':').context("no port")?.1;
     let digest = redis_cli(port, &["-x", "SCRIPT", "LOAD"])?;
     let key = |part: &str| format!("booking:{{bench}}:{part}");
-    redis_cli(
-        port,
-        &["DEL", &key("held"), &key("holds"), &key("expiries"), &key("fans-held"), &key("changes")],
-    )?;
+    let keys: Vec<String> = PARTS.iter().map(|part| key(part)).collect();
+    let delete_all = || {
+        let command: Vec<&str> = iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();
+        redis_cli(port, &command)
+    };
+    delete_all()?;
     let places = PLACES.to_string();
     redis_cli(
         port,
         &["HSET", &key("meta"), "epoch", "0", "revision", "0", "places", &places, "unsold", &places],
     )?;
     // Its whole length at once: it does not grow meanwhile.
-    redis_cli(port, &["SETBIT", &key("held"), &(PLACES - 1).to_string(), "0"])?;
+    redis_cli(port, &["SETBIT", &key("states"), &(2 * PLACES - 1).to_string(), "0"])?;
 
-    let mut keys: Vec<String> = PARTS.iter().map(|part| key(part)).collect();
     let id = format!("{}{ANY}", "0".repeat(20));
-    keys.push(key(&format!("request:{id}:hold-{ANY}")));
+    let request_key = key(&format!("request:{id}:hold-{ANY}"));
     let arguments = ["0", &id, &id, "10", "600000", "88200000", &"a".repeat(64), "1", ANY, ANY, ANY, ANY];
-    let count = keys.len().to_string();
+    let count = (keys.len() + 1).to_string();
     let script = ["EVALSHA", &digest, &count].map(str::to_owned).into_iter();
-    let command: Vec<_> = script.chain(keys).chain(arguments.map(str::to_owned)).collect();
+    let keys_of_hold = keys.iter().cloned().chain([request_key]);
+    let command: Vec<_> = script.chain(keys_of_hold).chain(arguments.map(str::to_owned)).collect();
     let run = |requests: u64| -> anyhow::Result<f64> {
         let output = Command::new("redis-benchmark")
             .args(["-h", "127.0.0.1", "-p", port, "-c", &CLIENTS.to_string(), "-n", &requests.to_string()])
@@ -123,7 +125,7 @@ fn redis_benchmark(stage: &Stage, seconds: u64) -> anyhow::Result<f64> {
     let rate = run(requests as u64)?;
     let held: u64 = redis_cli(port, &["HLEN", &key("holds")])?.parse()?;
     ensure!(held as f64 > requests * 0.9, "only {held} of {requests:.0} scripts held seats");
-    redis_cli(port, &["DEL", &key("held"), &key("holds"), &key("expiries"), &key("fans-held")])?;
+    delete_all()?;
     Ok(rate)
 }
 

@@ -3,5 +3,5 @@ local id = ARGV[2]
 local hold = read(id)
 if hold then
   hold.booked_until = 0
-  write(id, hold)
+  write(id, hold, hold.expire_time)
 end

@@ -1,2 +1,3 @@
 -- A hold that has not expired.
-return read_live(ARGV[2]) and redis.call('HGET', holds, ARGV[2])
+local hold = read_live(ARGV[2], clock())
+return hold and hold.record

@@ -4,14 +4,12 @@ local seats = arguments(3)
 if not epoch then
   return disturb_loading()
 end
-local freed = with_bit(sold, seats, 1)
+local freed = with(1, seats, set(SOLD, seats, '0'))
 if #freed == 0 then
   return
 end
-set_bits(sold, freed, 0)
 redis.call('HINCRBY', meta, 'unsold', #freed)
-if redis.call('HINCRBY', fans_sold, fan, -#freed) <= 0 then
-  redis.call('HDEL', fans_sold, fan)
-end
-announce(with_bit(held, freed, 0), 'A')
-announce(with_bit(held, freed, 1), 'H')
+count(fan, -#freed)
+local states_now = states_of(freed)
+announce(with(0, freed, states_now), 'A')
+announce(with(2, freed, states_now), 'H')

@@ -1,11 +1,11 @@
 -- Keeps all seats for a fan, or none.
-local key = KEYS[10]
+local key = KEYS[8]
 local id, fan, limit, life, key_life, fingerprint, is_adjacent = unpack(ARGV, 2, 8)
 local seats = arguments(9)
 if not epoch then
   return {'not loaded'}
 end
-local known = redis.call('GET', key)
+local known = redis.call('SET', key, id .. ' ' .. fingerprint, 'NX', 'GET', 'PX', key_life)
 if known then
   local first_id, first_fingerprint = string.match(known, '^(%S+) (%S+)$')
   if first_fingerprint ~= fingerprint then
@@ -13,25 +13,34 @@ if known then
   end
   return {'replayed', first_id}
 end
-release_expired(20)
-local of_fan = (redis.call('HGET', fans_held, fan) or 0) + (redis.call('HGET', fans_sold, fan) or 0)
-local remaining = math.max(limit - of_fan, 0)
-if #seats > remaining then
-  return {'limit exceeded', integer(remaining)}
-end
-local taken = {}
-local is_held, is_sold = bits(held, seats), bits(sold, seats)
-for index, seat in ipairs(seats) do
-  if is_held[index] == 1 or is_sold[index] == 1 or tonumber(seat) >= tonumber(places) then
-    taken[#taken + 1] = seat
+
+-- Why the fan can't have the seats; nothing if they can.
+local function refusal()
+  local remaining = math.max(limit - (redis.call('HGET', fans, fan) or 0), 0)
+  if #seats > remaining then
+    return {'limit exceeded', integer(remaining)}
   end
+  local taken = {}
+  for index, state in ipairs(states_of(seats)) do
+    if state ~= 0 or tonumber(seats[index]) >= tonumber(places) then
+      taken[#taken + 1] = seats[index]
+    end
+  end
+  return #taken > 0 and {'taken', table.concat(taken, ' ')} or nil
 end
-if #taken > 0 then
-  return {'taken', table.concat(taken, ' ')}
+
+local now = clock()
+local refused = refusal()
+-- What has expired is in nobody's way.
+if refused and release_expired(20, now) > 0 then
+  refused = refusal()
 end
-set_bits(held, seats, 1)
-redis.call('HINCRBY', fans_held, fan, #seats)
-redis.call('SET', key, id .. ' ' .. fingerprint, 'PX', key_life)
+if refused then
+  redis.call('DEL', key)
+  return refused
+end
+set(HELD, seats, '1')
+count(fan, #seats)
 announce(seats, 'H')
 local hold = {
   fan = fan,

@@ -1,12 +1,12 @@
--- Gives a hold's seats back, unless it is being booked.
+-- Gives a hold's seats back, unless it is being booked. False: it is gone.
 local id = ARGV[2]
-local hold = read_live(id)
+local now = clock()
+local hold = read_live(id, now)
 if not hold then
-  return {'gone'}
+  return false
 end
 if now < hold.booked_until then
   return {'being booked'}
 end
-local record = redis.call('HGET', holds, id)
-announce(remove(id, hold), 'A')
-return {'given back', record}
+give_back(id, hold)
+return {'given back', hold.record}

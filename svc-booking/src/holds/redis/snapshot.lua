@@ -2,6 +2,5 @@
 if not epoch then
   return false
 end
-release_expired(100)
-local revision = redis.call('HGET', meta, 'revision')
-return {epoch, revision, places, redis.call('GET', held) or '', redis.call('GET', sold) or ''}
+release_expired(100, clock())
+return {epoch, redis.call('HGET', meta, 'revision'), places, redis.call('GET', states) or ''}

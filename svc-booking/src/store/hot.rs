@@ -3,10 +3,7 @@
 
 use mesh::{
     Failure, crash,
-    database::{
-        KeptConnection, insert_rows, is_conflict, is_unavailable, power_of_two_within, race_lost, rows_of,
-        sql,
-    },
+    database::{KeptConnection, Rows, insert_rows, is_conflict, is_unavailable, race_lost, rows_of, sql},
     id::{BookingId, ConcertId, Id, UserId},
     lane::Work,
 };
@@ -246,20 +243,16 @@ fn booking_row(new: &NewBooking) -> Vec<Value> {
 /// Confirms bookings; which of them were PAYING under the lease.
 async fn confirm(
     transaction: &impl ConnectionTrait,
-    mut confirms: &[(BookingId, i32)],
+    confirms: &[(BookingId, i32)],
 ) -> Result<HashSet<uuid::Uuid>, DbErr> {
     let mut confirmed = HashSet::with_capacity(confirms.len());
-    while !confirms.is_empty() {
-        let (now, later) = confirms.split_at(power_of_two_within(confirms.len()));
-        confirms = later;
+    let rows = confirms.iter().map(|(booking, epoch)| vec![booking.uuid().into(), (*epoch).into()]).collect();
+    for Rows { query, values, .. } in rows_of(transaction.get_database_backend(), rows)? {
         let text = format!(
-            "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN (VALUES {}) RETURNING id",
+            "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN ({query}) RETURNING id",
             State::Confirmed.number(),
             State::Paying.number(),
-            rows_of(transaction.get_database_backend(), now.len(), 2),
         );
-        let values: Vec<Value> =
-            now.iter().flat_map(|(booking, epoch)| [booking.uuid().into(), (*epoch).into()]).collect();
         for row in transaction.query_all_raw(sql(transaction, text, values)).await? {
             confirmed.insert(row.try_get("", "id")?);
         }

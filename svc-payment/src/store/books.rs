@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use mesh::{
-    database::{insert_rows, power_of_two_within, rows_of, sql},
+    database::{Rows, insert_rows, rows_of, sql},
     id::{BookingId, ConcertId, EntryId, Id, RefundId, UserId},
 };
 use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Value};
@@ -156,18 +156,14 @@ async fn update_payment(transaction: &impl ConnectionTrait, payment: &Payment) -
 
 /// Adds to each wallet, or takes from it; the database refuses a balance below zero.
 async fn change_wallets(transaction: &impl ConnectionTrait, changes: &[(UserId, i64)]) -> Result<(), DbErr> {
-    let mut changes = changes;
-    while !changes.is_empty() {
-        let (now, later) = changes.split_at(power_of_two_within(changes.len()));
+    let rows = changes.iter().map(|(fan, change)| vec![fan.uuid().into(), (*change).into()]).collect();
+    for Rows { query, values, count } in rows_of(transaction.get_database_backend(), rows)? {
         let text = format!(
             "UPDATE wallet SET balance = wallet.balance + change.column2
-             FROM (VALUES {}) AS change WHERE wallet.fan = change.column1",
-            rows_of(transaction.get_database_backend(), now.len(), 2)
+             FROM ({query}) AS change WHERE wallet.fan = change.column1"
         );
-        let values = now.iter().flat_map(|(fan, change)| [fan.uuid().into(), (*change).into()]);
         let updated = transaction.execute_raw(sql(transaction, text, values)).await?.rows_affected();
-        expect_rows(updated, now.len(), "wallet")?;
-        changes = later;
+        expect_rows(updated, count, "wallet")?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Databases: Postgres, or a SQLite file in embedded mode. One type for both; SQL is written so that both take it.
 
 mod kept;
+mod rows;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -21,7 +22,10 @@ use sqlx::{
 
 use tokio::sync::RwLock;
 
-pub use self::kept::{KeptConnection, KeptTransaction};
+pub use self::{
+    kept::{KeptConnection, KeptTransaction},
+    rows::{Rows, insert_rows, rows_of},
+};
 use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
@@ -386,51 +390,6 @@ pub fn sql(
     Statement::from_sql_and_values(connection.get_database_backend(), text, values)
 }
 
-/// Inserts rows with as few statements as possible: 37 rows as 32 + 4 + 1, so that only a handful of texts are ever
-/// prepared. `tail` stands after the rows, such as `ON CONFLICT …`.
-///
-/// # Errors
-/// Whatever the database answers; rows before the failing statement are inserted.
-pub async fn insert_rows(
-    connection: &impl ConnectionTrait,
-    table: &str,
-    columns: &[&str],
-    tail: &str,
-    rows: Vec<Vec<Value>>,
-) -> Result<(), DbErr> {
-    let mut rows = rows.into_iter();
-    while rows.len() > 0 {
-        let count = power_of_two_within(rows.len());
-        let text = format!(
-            "INSERT INTO {table} ({}) VALUES {} {tail}",
-            columns.join(", "),
-            rows_of(connection.get_database_backend(), count, columns.len())
-        );
-        let values: Vec<Value> = rows.by_ref().take(count).flatten().collect();
-        connection.execute_raw(sql(connection, text, values)).await?;
-    }
-    Ok(())
-}
-
-/// The largest power of two that is at most `count`, which is not 0.
-pub fn power_of_two_within(count: usize) -> usize {
-    1 << count.ilog2()
-}
-
-/// The placeholders of so many rows: `($1, $2), ($3, $4)`. On SQLite `(?, ?), (?, ?)`: its driver looks every `$n` up by
-/// name, one after the other.
-pub fn rows_of(backend: DatabaseBackend, count: usize, columns: usize) -> String {
-    let place = |number: usize| match backend {
-        DatabaseBackend::Sqlite => "?".to_owned(),
-        _ => format!("${number}"),
-    };
-    let row = |row: usize| {
-        let places: Vec<String> = (1..=columns).map(|column| place(row * columns + column)).collect();
-        format!("({})", places.join(", "))
-    };
-    (0..count).map(row).collect::<Vec<_>>().join(", ")
-}
-
 /// A database error is a 503 if the database can't be reached or takes no more, a 409 if others wrote the same rows and
 /// doing it again may succeed, otherwise a bug.
 impl From<DbErr> for Failure {
@@ -565,7 +524,6 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(rows.len(), 37);
-        assert_eq!(rows_of(DatabaseBackend::Postgres, 2, 2), "($1, $2), ($3, $4)");
     }
 
     #[tokio::test]

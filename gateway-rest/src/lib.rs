@@ -29,6 +29,7 @@ use mesh::{
     client::Channel,
     clock::Clock,
     redis::Redis,
+    server::MAX_IN_FLIGHT,
     shutdown::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -39,9 +40,9 @@ use self::{
     router::Channels,
 };
 
-/// Calls that may wait for one service beside those of any client. A sale begins with a step: who comes first is for the
-/// service to say, and a call that waits costs a few kilobytes.
-const ROOM: usize = 8192;
+/// Calls that may wait for one service beside those of any client: together as many as a service works on at once. A
+/// sale begins with a step; who is too many then is told so at once, and comes back when the answer says.
+const ROOM: usize = MAX_IN_FLIGHT / 4;
 
 /// Serves REST until shutdown, then drains: `/readyz` says no, nothing new is accepted, event streams end, calls in
 /// flight finish.

@@ -27,11 +27,10 @@ use mesh::{
     database::Migration,
     money::Currency,
     redis::{Redis, RedisUrl},
-    server,
+    server::{self, Port},
     shutdown::Shutdown,
 };
-use tokio::net::TcpListener;
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 use crate::{catalog::Catalog, clients::Neighbours, holds::Holds, seats::Views, store::Store};
 
@@ -95,16 +94,11 @@ struct Shared {
     hold_ttl: Duration,
 }
 
-/// Migrates the database and serves until shutdown.
+/// Migrates the database and serves until shutdown. The port is opened when calls can be answered.
 ///
 /// # Errors
 /// If the database can't be used, or the listener breaks.
-pub async fn serve(
-    config: Config,
-    listener: TcpListener,
-    clock: Clock,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("booking");
     let tokens = config.common.service_tokens("booking");
@@ -137,10 +131,9 @@ pub async fn serve(
     if let Some(redis) = &redis {
         redis.wait(&shutdown).await;
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut options = config.common.server_options("booking", &database);
     options.dependencies.extend(redis.map(Redis::dependency));
-    server::serve(options, routes, authenticator, incoming, shutdown).await?;
+    server::serve(options, routes, authenticator, port.open()?, shutdown).await?;
     shared.store.close().await;
     Ok(())
 }

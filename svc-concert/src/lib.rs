@@ -16,11 +16,10 @@ use mesh::{
     database::{Database, Migration},
     idempotency,
     money::Currency,
-    server,
+    server::{self, Port},
     shutdown::Shutdown,
 };
-use tokio::net::TcpListener;
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 /// What the service is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,16 +50,11 @@ struct Shared {
     currency: Currency,
 }
 
-/// Migrates the database and serves until shutdown.
+/// Migrates the database and serves until shutdown. The port is opened when calls can be answered.
 ///
 /// # Errors
 /// If the database can't be used, or the listener breaks.
-pub async fn serve(
-    config: Config,
-    listener: TcpListener,
-    clock: Clock,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("concert");
     let shared = Shared { database, clock: clock.clone(), currency: config.currency };
@@ -70,9 +64,8 @@ pub async fn serve(
     worker::start(shared.clone(), shutdown.clone());
 
     let authenticator = config.common.authenticator("concert", &clock, &shutdown);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let options = config.common.server_options("concert", &shared.database);
-    server::serve(options, routes, authenticator, incoming, shutdown).await?;
+    server::serve(options, routes, authenticator, port.open()?, shutdown).await?;
     shared.database.close().await;
     Ok(())
 }

@@ -122,7 +122,7 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri: mesh::client::Address =
             format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        tokio::spawn(svc_concert::serve(config, listener, clock.clone(), shutdown.clone()));
+        tokio::spawn(svc_concert::serve(config, listener.into(), clock.clone(), shutdown.clone()));
         let plain_channel = transport::Channel::from_shared(uri.to_string()).unwrap().connect_lazy();
         let channel = Channel::new("concert", uri, Some(service_tokens("booking")), clock.clone());
         let key = EncodingKey::from_ed_der(document.as_ref());

@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let uri = format!("http://{}", listener.local_addr()?).parse()?;
     let (clock, shutdown) = (Clock::system(), Shutdown::new());
-    let serving = tokio::spawn(svc_payment::serve(config, listener, clock.clone(), shutdown.clone()));
+    let serving = tokio::spawn(svc_payment::serve(config, listener.into(), clock.clone(), shutdown.clone()));
 
     let tokens =
         ServiceTokens::new("booking", &Secret::parse(SERVICE_KEY).map_err(anyhow::Error::msg)?, None);

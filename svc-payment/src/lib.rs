@@ -17,11 +17,10 @@ use mesh::{
     idempotency,
     lane::Lane,
     money::Currency,
-    server,
+    server::{self, Port},
     shutdown::Shutdown,
 };
-use tokio::net::TcpListener;
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 use crate::store::cashier::Cashier;
 
@@ -66,16 +65,11 @@ struct Shared {
     payments: Lane<Cashier>,
 }
 
-/// Migrates the database and serves until shutdown.
+/// Migrates the database and serves until shutdown. The port is opened when calls can be answered.
 ///
 /// # Errors
 /// If the database can't be used, or the listener breaks.
-pub async fn serve(
-    config: Config,
-    listener: TcpListener,
-    clock: Clock,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("payment");
     let shared = Shared {
@@ -90,9 +84,8 @@ pub async fn serve(
     worker::start(shared.clone(), shutdown.clone());
 
     let authenticator = config.common.authenticator("payment", &clock, &shutdown);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let options = config.common.server_options("payment", &shared.database);
-    server::serve(options, routes, authenticator, incoming, shutdown).await?;
+    server::serve(options, routes, authenticator, port.open()?, shutdown).await?;
     shared.database.close().await;
     Ok(())
 }

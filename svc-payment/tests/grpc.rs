@@ -86,7 +86,7 @@ impl Service {
             format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let clock = Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(svc_payment::serve(config, listener, clock.clone(), shutdown.clone()));
+        let task = tokio::spawn(svc_payment::serve(config, listener.into(), clock.clone(), shutdown.clone()));
         let channel = Channel::new("payment", url.clone(), Some(service_tokens()), clock.clone());
         Self { url, channel, clock, signing_key, shutdown, task, _database: database }
     }

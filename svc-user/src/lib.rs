@@ -27,11 +27,11 @@ use mesh::{
     clock::Clock,
     config::{self, Common, Secret},
     database::{Database, Migration},
-    idempotency, server,
+    idempotency,
+    server::{self, Port},
     shutdown::Shutdown,
 };
-use tokio::net::TcpListener;
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 use crate::{keyring::Keyring, password::PasswordHasher, session::Sessions};
 
@@ -93,16 +93,11 @@ impl Shared {
     }
 }
 
-/// Migrates the database and serves until shutdown.
+/// Migrates the database and serves until shutdown. The port is opened when calls can be answered.
 ///
 /// # Errors
 /// If the database can't be used, if its signing keys were encrypted with another secret, or if the listener breaks.
-pub async fn serve(
-    config: Config,
-    listener: TcpListener,
-    clock: Clock,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let database = config.common.open_database(MIGRATIONS, &clock, &shutdown).await?;
     database.watch_connections("user");
     let shared = Shared::new(&config, database, clock.clone()).await?;
@@ -111,9 +106,8 @@ pub async fn serve(
     // Not `config.common.authenticator`, as elsewhere: this service would ask itself for its own keys.
     let authenticator =
         Authenticator::new(shared.keyring.verification(), config.common.service_tokens("user"), clock);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let options = config.common.server_options("user", &shared.database);
-    server::serve(options, shared.routes(), authenticator, incoming, shutdown).await?;
+    server::serve(options, shared.routes(), authenticator, port.open()?, shutdown).await?;
     shared.database.close().await;
     Ok(())
 }

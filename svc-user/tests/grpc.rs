@@ -73,7 +73,7 @@ impl Service {
         let uri: mesh::client::Address =
             format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(svc_user::serve(config, listener, clock.clone(), shutdown.clone()));
+        let task = tokio::spawn(svc_user::serve(config, listener.into(), clock.clone(), shutdown.clone()));
         let channel = Channel::new("user", uri.clone(), Some(service_tokens("gateway")), clock.clone());
         Self { clock, channel, uri, shutdown, task }
     }

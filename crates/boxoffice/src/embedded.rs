@@ -192,12 +192,16 @@ impl Embedded {
             admin,
             _admin: AbortOnDropHandle::new(tokio::spawn(mesh::admin::serve(on_admin))),
             others: vec![
-                Part::start("user", |clock, stop| svc_user::serve(user, on_user, clock, stop)),
-                Part::start("concert", |clock, stop| svc_concert::serve(concert, on_concert, clock, stop)),
-                Part::start("payment", |clock, stop| svc_payment::serve(payment, on_payment, clock, stop)),
+                Part::start("user", |clock, stop| svc_user::serve(user, on_user.into(), clock, stop)),
+                Part::start("concert", |clock, stop| {
+                    svc_concert::serve(concert, on_concert.into(), clock, stop)
+                }),
+                Part::start("payment", |clock, stop| {
+                    svc_payment::serve(payment, on_payment.into(), clock, stop)
+                }),
             ],
             booking: Part::start("booking", |clock, stop| {
-                svc_booking::serve(booking, on_booking, clock, stop)
+                svc_booking::serve(booking, on_booking.into(), clock, stop)
             }),
             gateway: Part::start("gateway", |clock, stop| {
                 gateway_rest::serve(gateway, http_listener, clock, stop)

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use crate::{
     admin,
     clock::Clock,
+    server::Port,
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
 };
@@ -49,7 +50,7 @@ enum Command {
 /// Runs a service's process: `serve` (the default) or `migrate`. An error is one line on standard error and exit code 1.
 pub async fn run<Config: Args>(
     name: &'static str,
-    serve: impl AsyncFnOnce(Config, TcpListener, Clock, Shutdown) -> anyhow::Result<()>,
+    serve: impl AsyncFnOnce(Config, Port, Clock, Shutdown) -> anyhow::Result<()>,
     migrate: impl AsyncFnOnce(Config, Shutdown) -> anyhow::Result<()>,
 ) -> ExitCode {
     let cli: Cli<Config> = parse(command::<Config>(name));
@@ -59,15 +60,15 @@ pub async fn run<Config: Args>(
         match cli.command.unwrap_or(Command::Serve) {
             Command::Migrate => migrate(cli.config, shutdown.clone()).await,
             Command::Serve => {
-                let listener = listen(cli.grpc_listen_addr).await?;
+                let port = reserve(cli.grpc_listen_addr)?;
                 let admin = listen(cli.admin_listen_addr).await?;
                 tracing::info!(
                     service.name = name,
-                    address = %listener.local_addr()?,
+                    address = %port.local_addr()?,
                     admin.address = %admin.local_addr()?,
-                    "listening"
+                    "starting"
                 );
-                let serving = serve(cli.config, listener, Clock::system(), shutdown.clone());
+                let serving = serve(cli.config, port, Clock::system(), shutdown.clone());
                 admin::beside(admin, serving).await
             }
         }
@@ -98,7 +99,16 @@ pub fn parse<Cli: FromArgMatches>(command: clap::Command) -> Cli {
 /// # Errors
 /// If it is in use, or not this machine's.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("can't listen on {address}: {error}"))
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+/// Takes an address, which is listened on later.
+fn reserve(address: SocketAddr) -> anyhow::Result<Port> {
+    Port::reserve(address).map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!("can't listen on {address}: {error}")
 }
 
 /// The error without the value that was refused, where that may be a secret or hold a password.

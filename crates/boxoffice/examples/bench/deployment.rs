@@ -270,11 +270,11 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Where a process says in its log that it listens, for its callers and for operators.
+/// Where a process says in its log that it is to be found, by its callers and by operators.
 fn addresses(log: &Path) -> anyhow::Result<Option<(SocketAddr, SocketAddr)>> {
     let text = std::fs::read_to_string(log)?;
     let mut lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let Some(line) = lines.find(|line| line["message"] == "listening") else { return Ok(None) };
+    let Some(line) = lines.find(|line| line["admin.address"].is_string()) else { return Ok(None) };
     let address = |field: &str| -> anyhow::Result<SocketAddr> {
         Ok(line[field].as_str().context("no address in the log")?.parse()?)
     };

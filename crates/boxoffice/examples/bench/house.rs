@@ -145,9 +145,9 @@ impl House {
         let stop = || shutdown.clone();
         let tasks = vec![
             keys,
-            tokio::spawn(svc_concert::serve(concert_config, listener(), clock.clone(), stop())),
-            tokio::spawn(svc_booking::serve(booking_config, listener(), clock.clone(), stop())),
-            tokio::spawn(svc_payment::serve(payment_config, listener(), clock.clone(), stop())),
+            tokio::spawn(svc_concert::serve(concert_config, listener().into(), clock.clone(), stop())),
+            tokio::spawn(svc_booking::serve(booking_config, listener().into(), clock.clone(), stop())),
+            tokio::spawn(svc_payment::serve(payment_config, listener().into(), clock.clone(), stop())),
             tokio::spawn(gateway_rest::serve(gateway_config, listener(), clock.clone(), stop())),
         ];
         let api = Api::new(format!("http://{http}"))?;

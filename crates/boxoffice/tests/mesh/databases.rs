@@ -1,16 +1,21 @@
 //! A database that is away, or busy: calls that need it are refused in time, and nobody has to help when it is back.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use boxoffice::api::{Api, Login, Reply};
 use futures_util::future::join_all;
-use mesh_test::wait_until;
+use mesh_test::{Mode, wait_until};
 use sea_orm::ConnectionTrait;
+use tokio::net::TcpStream;
 
 use crate::{
     crowd::Crowd,
     deployment::{Plan, RECOVERY, report},
-    stage::fan,
+    stage::{fan, scrape},
 };
 
 /// Within which a pool heals.
@@ -87,5 +92,49 @@ async fn a_pool_without_a_free_connection_refuses_in_time_and_the_process_is_hea
     report("a pool exhausted, answers again", begin);
     mesh.converges("a pool exhausted", RECOVERY, &crowd).await;
     mesh.assert_all_run();
+    mesh.assert_sound(crowd).await;
+}
+
+/// Calls of the gateway to booking that waited until their time was up.
+async fn timed_out(gateway: SocketAddr) -> f64 {
+    let series = r#"rpc_client_duration_seconds_count{neighbour="booking",outcome="deadline_exceeded",service="gateway"}"#;
+    scrape(gateway).await.get(series).copied().unwrap_or_default()
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn a_process_that_waits_for_what_it_needs_refuses_calls_and_has_none_wait() {
+    let plan = Plan::default().with_replicas("booking", 2);
+    let mut mesh = plan.with_line("booking", "postgres").with_line("booking", "redis").start().await;
+    let (api, crowd) = (mesh.api.clone(), Crowd::gather(&mesh, 3, 0).await);
+    let (fan, gateway) = (fan(&api, 1).await, mesh.replica("gateway", 0).admin);
+    for absent in ["postgres", "redis"] {
+        mesh.replica("booking", 1).stop().await;
+        mesh.line("booking", 1, absent).set_mode(Mode::Blackhole);
+        let waiting = mesh.replica("booking", 1);
+        waiting.start();
+        waiting
+            .says(&format!("waiting for {}", if absent == "redis" { "Redis" } else { "the database" }))
+            .await;
+        let refused = TcpStream::connect(waiting.address).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{absent}");
+        let health = reqwest::get(format!("http://{}/healthz", waiting.admin)).await.unwrap();
+        assert_eq!(health.status(), 200, "{absent}");
+        // The other one has them, whichever is tried first.
+        for _ in 0..20 {
+            get(&api, &fan, NEEDY[0]).await.expect_success(absent).unwrap();
+        }
+        mesh.replica("booking", 0).stop().await;
+        let reply = get(&api, &fan, NEEDY[0]).await;
+        let reasons = ["TRANSPORT_CONNECT_FAILED", "TRANSPORT_BREAKER_OPEN"];
+        assert!(reasons.contains(&reply.reason()), "{absent}: {}", reply.body);
+        assert_eq!(timed_out(gateway).await, 0.0, "{absent}");
+
+        mesh.line("booking", 1, absent).set_mode(Mode::Pass);
+        mesh.replica("booking", 1).ready().await;
+        mesh.converges(&format!("svc-booking started without {absent}"), RECOVERY, &crowd).await;
+        mesh.replica("booking", 0).start();
+        mesh.replica("booking", 0).ready().await;
+    }
     mesh.assert_sound(crowd).await;
 }

@@ -120,7 +120,7 @@ pub(crate) struct Deployment {
 pub(crate) struct Replica {
     name: String,
     program: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     environment: Vec<(String, String)>,
     process: Option<Process>,
@@ -190,7 +190,9 @@ impl Deployment {
             let urls: Vec<String> = at.iter().map(|address| format!("http://{address}")).collect();
             environment.push((format!("{}_URL", neighbour.to_uppercase()), urls.join(",")));
         }
-        environment.push(("REDIS_URL".to_owned(), self.redis.url()));
+        let redis = [self.redis.address().parse().unwrap()];
+        let redis = self.way(plan, (service, index, "redis"), &redis).await[0];
+        environment.push(("REDIS_URL".to_owned(), format!("redis://{redis}")));
         let (program, listen) = match service {
             "gateway" => ("gateway-rest".to_owned(), "HTTP_LISTEN_ADDR"),
             service => (format!("svc-{service}"), "GRPC_LISTEN_ADDR"),
@@ -401,6 +403,16 @@ impl Replica {
             ServingStatus::Serving => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    }
+
+    /// Waits until it has logged this.
+    pub(crate) async fn says(&mut self, words: &str) {
+        let lines = self.process().errors.clone();
+        wait_until(words, PATIENCE, async || {
+            let lines = lines.get();
+            if lines.iter().any(|line| line.contains(words)) { Ok(()) } else { Err(lines.join("\n")) }
+        })
+        .await;
     }
 
     fn process(&mut self) -> &mut Process {

@@ -97,7 +97,7 @@ impl Workshop {
                     key_rotation_period: Duration::from_secs(30 * 24 * 3600),
                     password_queue_limit: 64,
                 };
-                tokio::spawn(svc_user::serve(config, at_user, clock.clone(), Shutdown::new()));
+                tokio::spawn(svc_user::serve(config, at_user.into(), clock.clone(), Shutdown::new()));
             }
             Users::Pretended => {
                 let keys = KeyServiceServer::new(PublishedKey { kid: signer.kid, x: signer.x() });
@@ -106,10 +106,10 @@ impl Workshop {
             }
         }
         let config = svc_concert::Config { common: common("concert"), currency: Currency::KRW };
-        tokio::spawn(svc_concert::serve(config, at_concert, clock.clone(), Shutdown::new()));
+        tokio::spawn(svc_concert::serve(config, at_concert.into(), clock.clone(), Shutdown::new()));
         let psp = Some(svc_payment::Psp::Sandbox);
         let config = svc_payment::Config { common: common("payment"), currency: Currency::KRW, psp };
-        tokio::spawn(svc_payment::serve(config, at_payment, clock.clone(), Shutdown::new()));
+        tokio::spawn(svc_payment::serve(config, at_payment.into(), clock.clone(), Shutdown::new()));
         let config = svc_booking::Config {
             common: common("booking"),
             currency: Currency::KRW,
@@ -118,7 +118,7 @@ impl Workshop {
             redis_url: None,
             hold_ttl: Duration::from_secs(600),
         };
-        tokio::spawn(svc_booking::serve(config, at_booking, clock.clone(), Shutdown::new()));
+        tokio::spawn(svc_booking::serve(config, at_booking.into(), clock.clone(), Shutdown::new()));
         let config = gateway_rest::Config {
             user_url: uri(user),
             concert_url: uri(concert),

@@ -2,6 +2,7 @@
 //! served by [`serve`], so that none can forget any of it.
 
 mod dependencies;
+mod port;
 mod prompt;
 mod stream;
 
@@ -40,6 +41,7 @@ use tower::{Layer, Service, ServiceExt};
 use tracing::Instrument;
 
 pub use self::dependencies::Dependency;
+pub use self::port::Port;
 pub use self::prompt::Prompt;
 use self::stream::EndingBody;
 use crate::{

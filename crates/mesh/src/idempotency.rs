@@ -167,7 +167,7 @@ impl Fresh {
     /// Commits the effect and the answer together.
     ///
     /// # Errors
-    /// A failing database: nothing happened then.
+    /// A failing database: nothing happened then; or, if it failed during the commit, maybe all of it, and the key tells.
     pub async fn commit<R: Message>(self, response: R) -> Result<Response<R>, Failure> {
         let Self { transaction, key } = self;
         transaction

@@ -26,8 +26,8 @@ pub const BATCH_LIMIT: usize = 64;
 /// The most jobs that wait; more are refused.
 const QUEUE_LIMIT: usize = 4096;
 
-/// How long a batch may take: far longer than one does, even redone job by job. A connection that went silent would take
-/// as long as TCP does, a quarter of an hour.
+/// How long a batch may take: far longer than one does, even redone job by job. A connection of Postgres that goes silent is
+/// given up long before.
 const BATCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a lane does with a batch.

@@ -65,6 +65,8 @@ async fn a_pool_without_a_free_connection_refuses_in_time_and_the_process_is_hea
     let fan = fan(&api, 1).await;
     // Whoever reads or writes bookings waits for this, with a connection of the pool.
     let lock = mesh.bookings.begin().await.unwrap();
+    // As long as it takes, though it does nothing meanwhile.
+    lock.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
     lock.execute_unprepared("LOCK TABLE booking IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let replies = join_all((0..8).map(|_| get(&api, &fan, NEEDY[0]))).await;
     let reasons: Vec<&str> = replies.iter().map(Reply::reason).collect();

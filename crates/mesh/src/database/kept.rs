@@ -4,7 +4,13 @@
 //! them has to prepare the statements. A lane has one batch at a time, so one connection is enough, beside the pool: cold
 //! work that waits for connections doesn't hold it up. A SQLite file has one writer, which the lane shares with the others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, ExecResult, QueryResult,
@@ -15,7 +21,7 @@ use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, Postgres, postgres::PgPool, query::Query, query_with,
 };
 use tokio::{
-    sync::{Mutex, OwnedRwLockReadGuard},
+    sync::{Mutex, OwnedMutexGuard},
     time::timeout,
 };
 
@@ -23,53 +29,59 @@ use super::{ACQUIRE_TIMEOUT, Database, Pool};
 
 /// How long a transaction may take to begin or to be rolled back.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
+/// How long each of its statements may take, and its commit: as long as others may keep waiting who come after it.
+const STEP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where a connection is between transactions, on Postgres and if there is one.
+pub(super) type Home = Arc<Mutex<Option<PgConnection>>>;
 
 /// A connection that is kept between transactions.
 #[derive(Debug)]
 pub struct KeptConnection {
     database: Database,
-    /// On Postgres, and if there is one: it is outside of transactions.
-    idle: Option<PgConnection>,
+    home: Home,
 }
 
 /// A transaction on a [`KeptConnection`]. Dropped before it [ended](Self::end), it leaves nothing, and costs the connection.
 #[derive(Debug)]
-pub struct KeptTransaction<'c>(Inner<'c>);
+pub struct KeptTransaction(Inner);
 
 #[derive(Debug)]
-enum Inner<'c> {
-    Postgres(OnPostgres<'c>),
+enum Inner {
+    Postgres(OnPostgres),
     Sqlite(DatabaseTransaction),
 }
 
 #[derive(Debug)]
-struct OnPostgres<'c> {
+struct OnPostgres {
     connection: Mutex<PgConnection>,
-    /// Where the connection goes when the transaction has ended well.
-    home: &'c mut Option<PgConnection>,
-    /// Whoever closes the database waits for it.
-    _in_flight: OwnedRwLockReadGuard<()>,
+    /// Whether it took longer than it may: nothing more is asked of it.
+    is_silent: AtomicBool,
+    /// Where the connection goes when the transaction has ended well. Whoever closes the database waits for it.
+    home: OwnedMutexGuard<Option<PgConnection>>,
 }
 
 impl KeptConnection {
     /// Connects when first used.
     pub fn new(database: Database) -> Self {
-        Self { database, idle: None }
+        let home = Home::default();
+        database.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&home));
+        Self { database, home }
     }
 
-    /// Begins a transaction that may write. A connection that broke meanwhile is replaced.
+    /// Begins a transaction that may write, after the one before has ended. A connection that broke meanwhile is replaced.
     ///
     /// # Errors
     /// If the database can't be reached, or was closed.
-    pub async fn begin(&mut self) -> Result<KeptTransaction<'_>, DbErr> {
+    pub async fn begin(&self) -> Result<KeptTransaction, DbErr> {
         let Pool::Postgres(pool) = &self.database.pool else {
             return Ok(KeptTransaction(Inner::Sqlite(self.database.begin().await?)));
         };
-        let in_flight = Arc::clone(&self.database.in_flight).read_owned().await;
+        let mut home = Arc::clone(&self.home).lock_owned().await;
         if pool.is_closed() {
             return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
         }
-        let mut idle = self.idle.take();
+        let mut idle = home.take();
         if let Some(connection) = &mut idle
             && let Err(error) = execute_soon(connection, "BEGIN").await
         {
@@ -87,8 +99,8 @@ impl KeptConnection {
         let connection = Mutex::new(connection);
         Ok(KeptTransaction(Inner::Postgres(OnPostgres {
             connection,
-            home: &mut self.idle,
-            _in_flight: in_flight,
+            is_silent: AtomicBool::new(false),
+            home,
         })))
     }
 }
@@ -102,15 +114,46 @@ async fn connect(pool: &PgPool) -> Result<PgConnection, DbErr> {
 
 /// Executes what takes no time, unless the connection is broken or behind a partition.
 async fn execute_soon(connection: &mut PgConnection, text: &'static str) -> Result<(), sqlx::Error> {
-    let silence = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    timeout(TURN_LIMIT, connection.execute(text)).await.map_err(silence)?.map(drop)
+    timeout(TURN_LIMIT, connection.execute(text)).await.unwrap_or_else(|_| Err(silence())).map(drop)
 }
 
-impl KeptTransaction<'_> {
+fn silence() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+impl OnPostgres {
+    /// Waits for a step, as long as one may take.
+    async fn in_time<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(silence());
+        }
+        timeout(STEP_LIMIT, step).await.unwrap_or_else(|_| {
+            self.is_silent.store(true, Ordering::Relaxed);
+            Err(silence())
+        })
+    }
+
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.in_time(async { self.connection.lock().await.execute("COMMIT").await }).await?;
+        *self.home = Some(self.connection.into_inner());
+        Ok(())
+    }
+
+    /// If this fails, the connection is dropped, and Postgres rolls back by itself.
+    async fn roll_back(mut self) {
+        let mut connection = self.connection.into_inner();
+        if !self.is_silent.into_inner() && execute_soon(&mut connection, "ROLLBACK").await.is_ok() {
+            *self.home = Some(connection);
+        }
+    }
+}
+
+impl KeptTransaction {
     /// Ends it: commits if all went well so far, or else rolls back. What was answered so far, or why it can't be committed.
     ///
     /// # Errors
-    /// That of `outcome`, with nothing written; or the connection broke during the commit, and all of it may have been.
+    /// That of `outcome`, with nothing written; or the connection broke or went silent during the commit, and all of it may
+    /// have been.
     pub async fn end<T>(self, outcome: Result<T, DbErr>) -> Result<T, DbErr> {
         match (self.0, outcome) {
             (Inner::Sqlite(transaction), outcome) => {
@@ -118,18 +161,12 @@ impl KeptTransaction<'_> {
                 transaction.commit().await?;
                 Ok(answer)
             }
-            (Inner::Postgres(OnPostgres { connection, home, _in_flight }), Ok(answer)) => {
-                let mut connection = connection.into_inner();
-                connection.execute("COMMIT").await.map_err(exec_error)?;
-                *home = Some(connection);
+            (Inner::Postgres(on), Ok(answer)) => {
+                on.commit().await.map_err(exec_error)?;
                 Ok(answer)
             }
-            (Inner::Postgres(OnPostgres { connection, home, _in_flight }), Err(error)) => {
-                let mut connection = connection.into_inner();
-                // If this fails, the connection is dropped, and Postgres rolls back by itself.
-                if execute_soon(&mut connection, "ROLLBACK").await.is_ok() {
-                    *home = Some(connection);
-                }
+            (Inner::Postgres(on), Err(error)) => {
+                on.roll_back().await;
                 Err(error)
             }
         }
@@ -137,7 +174,7 @@ impl KeptTransaction<'_> {
 }
 
 #[async_trait::async_trait]
-impl ConnectionTrait for KeptTransaction<'_> {
+impl ConnectionTrait for KeptTransaction {
     fn get_database_backend(&self) -> DatabaseBackend {
         match &self.0 {
             Inner::Postgres(_) => DatabaseBackend::Postgres,
@@ -148,7 +185,8 @@ impl ConnectionTrait for KeptTransaction<'_> {
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         match &self.0 {
             Inner::Postgres(on) => {
-                let executed = query(statement).execute(&mut *on.connection.lock().await).await;
+                let mut connection = on.connection.lock().await;
+                let executed = on.in_time(query(statement).execute(&mut *connection)).await;
                 executed.map(Into::into).map_err(exec_error)
             }
             Inner::Sqlite(transaction) => transaction.execute_raw(statement).await,
@@ -159,7 +197,7 @@ impl ConnectionTrait for KeptTransaction<'_> {
         match &self.0 {
             Inner::Postgres(on) => {
                 let text = AssertSqlSafe(text.to_owned());
-                let executed = on.connection.lock().await.execute(text).await;
+                let executed = on.in_time(on.connection.lock().await.execute(text)).await;
                 executed.map(Into::into).map_err(exec_error)
             }
             Inner::Sqlite(transaction) => transaction.execute_unprepared(text).await,
@@ -169,7 +207,8 @@ impl ConnectionTrait for KeptTransaction<'_> {
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         match &self.0 {
             Inner::Postgres(on) => {
-                let row = query(statement).fetch_optional(&mut *on.connection.lock().await).await;
+                let mut connection = on.connection.lock().await;
+                let row = on.in_time(query(statement).fetch_optional(&mut *connection)).await;
                 row.map(|row| row.map(Into::into)).map_err(query_error)
             }
             Inner::Sqlite(transaction) => transaction.query_one_raw(statement).await,
@@ -179,7 +218,8 @@ impl ConnectionTrait for KeptTransaction<'_> {
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         match &self.0 {
             Inner::Postgres(on) => {
-                let rows = query(statement).fetch_all(&mut *on.connection.lock().await).await;
+                let mut connection = on.connection.lock().await;
+                let rows = on.in_time(query(statement).fetch_all(&mut *connection)).await;
                 rows.map(|rows| rows.into_iter().map(Into::into).collect()).map_err(query_error)
             }
             Inner::Sqlite(transaction) => transaction.query_all_raw(statement).await,

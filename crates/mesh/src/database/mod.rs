@@ -3,7 +3,12 @@
 mod kept;
 mod rows;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use boxoffice_proto::common::v1::ErrorReason;
 use opentelemetry::KeyValue;
@@ -20,8 +25,6 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use tokio::sync::RwLock;
-
 pub use self::{
     kept::{KeptConnection, KeptTransaction},
     rows::{Rows, insert_rows, rows_of},
@@ -30,6 +33,9 @@ use crate::{failure::Failure, metrics};
 
 /// How long a statement may run on Postgres before it is ended.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction may do nothing on Postgres before it is ended: whoever began it stands still or is cut off, and others
+/// wait for what it has locked. Shorter than a statement may take, so that they get it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How Postgres plans. A plan is kept with its statement: one made while a table was small would go on reading all of it when
 /// it is large, so what can go by an index does. What can't seems dear then, which is no reason to compile it.
 const PLANS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
@@ -72,8 +78,8 @@ pub struct Database {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
     pool: Pool,
-    /// Read by the transactions on kept connections, which the pool knows nothing of.
-    in_flight: Arc<RwLock<()>>,
+    /// Those that lanes keep, which the pool knows nothing of.
+    kept: Arc<Mutex<Vec<kept::Home>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -171,7 +177,7 @@ impl Database {
                 reader: connection.clone(),
                 writer: connection,
                 pool: Pool::Sqlite(pool),
-                in_flight: Arc::default(),
+                kept: Arc::default(),
             })
         };
         open.await.map_err(|source| DatabaseError::Open { url: url.clone(), source })
@@ -203,7 +209,7 @@ impl Database {
             reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
             writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer.clone()),
             pool: Pool::Sqlite(writer),
-            in_flight: Arc::default(),
+            kept: Arc::default(),
         })
     }
 
@@ -211,6 +217,7 @@ impl Database {
         let options = PgConnectOptions::from_str(url)?
             .statement_cache_capacity(300)
             .options([("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string())])
+            .options([("idle_in_transaction_session_timeout", IDLE_TIMEOUT.as_millis().to_string())])
             .options(PLANS);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
@@ -224,7 +231,7 @@ impl Database {
             reader: connection.clone(),
             writer: connection,
             pool: Pool::Postgres(pool),
-            in_flight: Arc::default(),
+            kept: Arc::default(),
         })
     }
 
@@ -319,7 +326,12 @@ impl Database {
     pub async fn close(self) {
         let _ = self.reader.close().await;
         let _ = self.writer.close().await;
-        drop(self.in_flight.write().await);
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        for home in kept {
+            if let Some(connection) = home.lock().await.take() {
+                let _ = tokio::time::timeout(RELEASE_LIMIT, connection.close()).await;
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mesh::database::{Database, KeptConnection, KeptTransaction, sql};
-use mesh_test::Mode;
+use mesh_test::{Mode, wait_until};
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::{
@@ -15,13 +15,13 @@ async fn create_seats(database: &Database) {
     database.writer().execute_unprepared("CREATE TABLE seat (ordinal int PRIMARY KEY)").await.unwrap();
 }
 
-async fn add_seat(transaction: &KeptTransaction<'_>, ordinal: i32) -> Result<u64, DbErr> {
+async fn add_seat(transaction: &KeptTransaction, ordinal: i32) -> Result<u64, DbErr> {
     let statement = sql(transaction, "INSERT INTO seat VALUES ($1)", [ordinal.into()]);
     transaction.execute_raw(statement).await.map(|result| result.rows_affected())
 }
 
 /// A transaction that adds a seat.
-async fn add(connection: &mut KeptConnection, ordinal: i32) -> Result<u64, DbErr> {
+async fn add(connection: &KeptConnection, ordinal: i32) -> Result<u64, DbErr> {
     let transaction = connection.begin().await?;
     let added = add_seat(&transaction, ordinal).await;
     transaction.end(added).await
@@ -35,7 +35,7 @@ async fn seats(database: &Database) -> Vec<i32> {
 }
 
 /// Which of the server's processes a transaction runs in.
-async fn server_process(connection: &mut KeptConnection) -> Result<i32, DbErr> {
+async fn server_process(connection: &KeptConnection) -> Result<i32, DbErr> {
     let transaction = connection.begin().await?;
     let row = transaction.query_one_raw(sql(&transaction, "SELECT pg_backend_pid() AS pid", [])).await;
     transaction.end(row).await?.expect("a row").try_get("", "pid")
@@ -49,9 +49,9 @@ on_both_databases!(
 async fn what_went_well_is_written_and_all_else_leaves_nothing(url: &str) {
     let database = open(url).await;
     create_seats(&database).await;
-    let mut connection = KeptConnection::new(database.clone());
-    assert_eq!(add(&mut connection, 1).await.unwrap(), 1);
-    add(&mut connection, 1).await.expect_err("it is there");
+    let connection = KeptConnection::new(database.clone());
+    assert_eq!(add(&connection, 1).await.unwrap(), 1);
+    add(&connection, 1).await.expect_err("it is there");
 
     let transaction = connection.begin().await.unwrap();
     add_seat(&transaction, 2).await.unwrap();
@@ -62,14 +62,14 @@ async fn what_went_well_is_written_and_all_else_leaves_nothing(url: &str) {
     add_seat(&transaction, 3).await.unwrap();
     drop(transaction);
 
-    assert_eq!(add(&mut connection, 4).await.unwrap(), 1);
+    assert_eq!(add(&connection, 4).await.unwrap(), 1);
     assert_eq!(seats(&database).await, [1, 4]);
 }
 
 async fn after_it_is_closed_nothing_is_begun_and_what_was_begun_is_finished(url: &str) {
     let database = open(url).await;
     create_seats(&database).await;
-    let mut connection = KeptConnection::new(database.clone());
+    let connection = KeptConnection::new(database.clone());
     let transaction = connection.begin().await.unwrap();
     add_seat(&transaction, 1).await.unwrap();
     let mut closing = Box::pin(database.close());
@@ -87,21 +87,21 @@ async fn it_is_the_same_connection_each_time() {
     let server = mesh_test::postgres::create_database().await;
     let database = open(server.url()).await;
     create_seats(&database).await;
-    let mut connection = KeptConnection::new(database);
-    let process = server_process(&mut connection).await.unwrap();
-    add(&mut connection, 1).await.unwrap();
-    add(&mut connection, 1).await.expect_err("it is there");
-    assert_eq!(server_process(&mut connection).await.unwrap(), process);
+    let connection = KeptConnection::new(database);
+    let process = server_process(&connection).await.unwrap();
+    add(&connection, 1).await.unwrap();
+    add(&connection, 1).await.expect_err("it is there");
+    assert_eq!(server_process(&connection).await.unwrap(), process);
 }
 
 #[tokio::test]
 #[ignore = "needs Postgres: scripts/test runs it"]
 async fn one_that_broke_between_transactions_is_replaced_before_the_next() {
     let server = Proxied::start().await;
-    let mut connection = KeptConnection::new(open(&server.url).await);
-    let process = server_process(&mut connection).await.unwrap();
+    let connection = KeptConnection::new(open(&server.url).await);
+    let process = server_process(&connection).await.unwrap();
     server.proxy.reset_connections();
-    assert_ne!(server_process(&mut connection).await.expect("another connection"), process);
+    assert_ne!(server_process(&connection).await.expect("another connection"), process);
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn one_that_breaks_within_a_transaction_is_replaced_and_nothing_is_written
     let server = Proxied::start().await;
     let database = open(&server.url).await;
     create_seats(&database).await;
-    let mut connection = KeptConnection::new(database.clone());
+    let connection = KeptConnection::new(database.clone());
     for step in ["a statement", "the commit"] {
         let transaction = connection.begin().await.unwrap();
         add_seat(&transaction, 1).await.unwrap();
@@ -118,7 +118,7 @@ async fn one_that_breaks_within_a_transaction_is_replaced_and_nothing_is_written
         let written = if step == "a statement" { add_seat(&transaction, 2).await } else { Ok(0) };
         assert_unavailable(transaction.end(written).await.map(drop));
     }
-    assert_eq!(add(&mut connection, 3).await.unwrap(), 1);
+    assert_eq!(add(&connection, 3).await.unwrap(), 1);
     let database = open(&server.url).await;
     assert_eq!(seats(&database).await, [3]);
 }
@@ -127,16 +127,76 @@ async fn one_that_breaks_within_a_transaction_is_replaced_and_nothing_is_written
 #[ignore = "needs Postgres: scripts/test runs it"]
 async fn a_database_that_is_cut_off_answers_soon_and_is_used_again_at_once() {
     let server = Proxied::start().await;
-    let mut connection = KeptConnection::new(open(&server.url).await);
-    server_process(&mut connection).await.unwrap();
+    let connection = KeptConnection::new(open(&server.url).await);
+    server_process(&connection).await.unwrap();
     for mode in [Mode::Refuse, Mode::Blackhole] {
         server.proxy.set_mode(mode);
         let begin = Instant::now();
         assert_unavailable(connection.begin().await.map(drop));
         assert!(begin.elapsed() < LONGEST_WAIT, "{mode:?}: {:?}", begin.elapsed());
         server.proxy.set_mode(Mode::Pass);
-        server_process(&mut connection).await.expect("a new connection");
+        server_process(&connection).await.expect("a new connection");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_goes_silent_within_a_transaction_is_given_up_soon_and_replaced() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    create_seats(&database).await;
+    let connection = KeptConnection::new(database.clone());
+    let cases =
+        [("a statement", Mode::Stall), ("the commit", Mode::Blackhole), ("the commit", Mode::DropReplies)];
+    for (ordinal, (step, mode)) in (1..).zip(cases) {
+        let transaction = connection.begin().await.unwrap();
+        add_seat(&transaction, ordinal).await.unwrap();
+        server.proxy.set_mode(mode);
+        let begin = Instant::now();
+        let written = if step == "a statement" { add_seat(&transaction, 100).await } else { Ok(0) };
+        assert_unavailable(transaction.end(written).await.map(drop));
+        assert!(begin.elapsed() < LONGEST_WAIT, "{step}, {mode:?}: {:?}", begin.elapsed());
+        server.proxy.set_mode(Mode::Pass);
+        assert_eq!(add(&connection, 10 * ordinal).await.expect("a new connection"), 1);
+    }
+    // The last one was committed, though nobody heard of it.
+    assert_eq!(seats(&open(&server.url).await).await, [3, 10, 20, 30]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn what_one_that_is_cut_off_has_locked_is_not_locked_for_long() {
+    let server = Proxied::start().await;
+    let direct = open(server.database.url()).await;
+    create_seats(&direct).await;
+    let connection = KeptConnection::new(open(&server.url).await);
+    let transaction = connection.begin().await.unwrap();
+    add_seat(&transaction, 1).await.unwrap();
+    server.proxy.set_mode(Mode::Blackhole);
+    direct.writer().execute_unprepared("INSERT INTO seat VALUES (1)").await.expect("the seat is to be had");
+    assert_unavailable(transaction.end(Ok(())).await);
+    assert_eq!(seats(&direct).await, [1]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn it_is_closed_with_its_database() {
+    let server = mesh_test::postgres::create_database().await;
+    let database = open(server.url()).await;
+    let connection = KeptConnection::new(database.clone());
+    server_process(&connection).await.unwrap();
+    database.close().await;
+    let onlooker = open(server.url()).await;
+    let others =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    wait_until("its connections to end", LONGEST_WAIT, async || {
+        let statement = sql(onlooker.reader(), others, []);
+        match onlooker.reader().query_all_raw(statement).await.unwrap().len() {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -144,12 +204,12 @@ async fn a_database_that_is_cut_off_answers_soon_and_is_used_again_at_once() {
 async fn it_does_not_wait_for_connections_of_the_pool() {
     let server = mesh_test::postgres::create_database().await;
     let database = open(server.url()).await;
-    let mut connection = KeptConnection::new(database.clone());
+    let connection = KeptConnection::new(database.clone());
     let mut held = Vec::new();
     while let Ok(transaction) = database.begin().await {
         held.push(transaction);
     }
-    server_process(&mut connection).await.expect("a connection of its own");
+    server_process(&connection).await.expect("a connection of its own");
 }
 
 /// How the database finds a seat by its key.
@@ -165,10 +225,10 @@ async fn a_plan_goes_by_the_key_however_small_the_table_is() {
     let server = mesh_test::postgres::create_database().await;
     let database = open(server.url()).await;
     create_seats(&database).await;
-    add(&mut KeptConnection::new(database.clone()), 1).await.unwrap();
+    add(&KeptConnection::new(database.clone()), 1).await.unwrap();
     // One that knows that the table is small would read all of it.
     database.writer().execute_unprepared("ANALYZE seat").await.unwrap();
-    let mut connection = KeptConnection::new(database.clone());
+    let connection = KeptConnection::new(database.clone());
     let transaction = connection.begin().await.unwrap();
     for plan in [plan(&transaction).await, plan(database.reader()).await] {
         assert!(plan.contains("Index"), "{plan}");

@@ -27,7 +27,7 @@ const HEALING_TIME: Duration = Duration::from_secs(5);
 pub(crate) struct Proxied {
     pub(crate) proxy: FaultProxy,
     pub(crate) url: String,
-    _database: mesh_test::postgres::TestDatabase,
+    pub(crate) database: mesh_test::postgres::TestDatabase,
 }
 
 impl Proxied {
@@ -39,7 +39,7 @@ impl Proxied {
         let proxy = FaultProxy::start(address).await;
         let options = options.host("127.0.0.1").port(proxy.address().port());
         let url = options.to_url_lossy().to_string();
-        Self { proxy, url, _database: database }
+        Self { proxy, url, database }
     }
 }
 

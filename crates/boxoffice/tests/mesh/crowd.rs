@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use boxoffice::{
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 use crate::{
-    deployment::Deployment,
+    deployment::{Deployment, HOLD_TTL, report},
     stage::{Promoter, Visit, fan, order, venue},
 };
 
@@ -37,11 +37,17 @@ const KEPT: usize = 2;
 const MONEY: i64 = 10_000_000;
 const STANDING: u64 = 200;
 const SEATED: u64 = 12;
+/// The only seat of a section of its own, which is held and forgotten.
+const FORGOTTEN: &str = "BOX-1-1";
+/// How long after its end, or after seats can be seen again, a hold may still be there: a sweep.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Fans at work.
 pub(crate) struct Crowd {
     pub(crate) concert: String,
     fans: Vec<JoinHandle<Fan>>,
+    forgetful: JoinHandle<Vec<Duration>>,
+    begin: Instant,
     progress: Arc<Progress>,
 }
 
@@ -73,18 +79,12 @@ impl Crowd {
         let mut fans = Vec::new();
         for number in 0..rich + poor {
             let money = if number < rich { MONEY } else { 0 };
-            let fan = Fan {
-                api: api.clone(),
-                login: fan(api, money).await,
-                money,
-                number,
-                holds_path: format!("/v1/concerts/{concert}/holds"),
-                bookings: BTreeMap::new(),
-                kept: Vec::new(),
-            };
+            let fan = Fan::come(api, &concert, money, number).await;
             fans.push(tokio::spawn(fan.shop(Arc::clone(&progress))));
         }
-        let crowd = Self { concert, fans, progress };
+        let forgetful = Fan::come(api, &concert, 0, rich + poor).await;
+        let forgetful = tokio::spawn(forgetful.forget(concert.clone(), Arc::clone(&progress)));
+        let crowd = Self { concert, fans, forgetful, begin: Instant::now(), progress };
         wait_until("the sale to be in full swing", PATIENCE, async || match crowd.rounds() {
             rounds if rounds > 3 * (rich + poor) => Ok(()),
             rounds => Err(format!("{rounds} rounds")),
@@ -100,16 +100,24 @@ impl Crowd {
 
     /// How many places there are.
     pub(crate) fn places(&self) -> u64 {
-        STANDING + SEATED
+        STANDING + SEATED + 1
     }
 
-    /// Lets everybody finish what was begun.
+    /// Lets everybody finish what was begun, and prints how long holds that were forgotten outlived their end.
     pub(crate) async fn leave(self) -> Vec<Fan> {
         self.progress.is_over.store(true, Ordering::Relaxed);
         let mut fans = Vec::new();
         for fan in self.fans {
             let fan = tokio::time::timeout(PATIENCE, fan).await.expect("a fan still waits for an answer");
             fans.push(fan.expect("a fan was answered as nobody should be"));
+        }
+        let ends = self.forgetful.await.expect("holds that were forgotten end in time (I7)");
+        assert!(!ends.is_empty() || self.begin.elapsed() < 4 * HOLD_TTL, "no hold was watched to its end");
+        if let Some(longest) = ends.iter().max() {
+            report(
+                &format!("{} holds that were forgotten, free after their end", ends.len()),
+                Instant::now() - *longest,
+            );
         }
         fans
     }
@@ -121,12 +129,76 @@ pub(crate) async fn concert(api: &Api) -> String {
     let promoter = Promoter::new(api, organizer).await;
     let mut hall = venue(&promoter.organizer.organizer_id);
     hall["sections"][1]["standing"]["capacity"] = STANDING.into();
+    let seat = json!({"rows": 1, "seatsPerRow": 1});
+    let section = json!({"sectionId": "BOX", "displayName": "Box", "seated": seat});
+    hall["sections"].as_array_mut().unwrap().push(section);
     let hall = api.post("/v1/venues", Some(promoter.token()), &hall).await.unwrap();
     let hall = text(&hall.expect_success("making a venue").unwrap(), "/venue/venueId").unwrap();
-    promoter.publish(|plan| plan["venueId"] = hall.into()).await
+    let change = |plan: &mut Value| {
+        plan["venueId"] = hall.into();
+        let mut price = plan["prices"][0].clone();
+        price["sectionId"] = "BOX".into();
+        plan["prices"].as_array_mut().unwrap().push(price);
+    };
+    promoter.publish(change).await
 }
 
 impl Fan {
+    async fn come(api: &Api, concert: &str, money: i64, number: usize) -> Self {
+        Self {
+            api: api.clone(),
+            login: fan(api, money).await,
+            money,
+            number,
+            holds_path: format!("/v1/concerts/{concert}/holds"),
+            bookings: BTreeMap::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Holds the same seat over and over and forgets it: it must be free soon after each hold's end, whatever happens to the
+    /// mesh. How long each took.
+    async fn forget(self, concert: String, progress: Arc<Progress>) -> Vec<Duration> {
+        let (wish, mut ends) = (json!({"seatIds": [FORGOTTEN]}), Vec::new());
+        loop {
+            let held = self.insist(Method::POST, &self.holds_path, Some(&wish)).await;
+            let held = held.expect_success("holding a seat that was forgotten").unwrap();
+            match self.outlived(&concert, Instant::now() + HOLD_TTL, &progress).await {
+                Some(time) => ends.push(time),
+                None => {
+                    let path = format!("/v1/holds/{}", text(&held, "/hold/holdId").unwrap());
+                    self.insist(Method::DELETE, &path, None).await;
+                    return ends;
+                }
+            }
+        }
+    }
+
+    /// How long after its end the hold of the forgotten seat is seen, while seats can be seen. None: everybody leaves.
+    async fn outlived(&self, concert: &str, end: Instant, progress: &Progress) -> Option<Duration> {
+        let path = format!("/v1/concerts/{concert}/seats?sectionId=BOX");
+        let mut seen_since = None;
+        while !progress.is_over.load(Ordering::Relaxed) {
+            tokio::time::sleep(PAUSE).await;
+            if Instant::now() < end {
+                continue;
+            }
+            let seats = self.api.get(&path, None).await.and_then(|reply| reply.expect_success("seats"));
+            seen_since = seats.is_ok().then(|| seen_since.unwrap_or_else(Instant::now));
+            if let (Ok(seats), Some(since)) = (seats, seen_since) {
+                if seats["sections"][0]["seatStates"] == "A" {
+                    return Some(since.elapsed());
+                }
+                assert!(
+                    since.elapsed() <= SWEEP,
+                    "after {:?} the seat is not free: {seats}",
+                    since.elapsed()
+                );
+            }
+        }
+        None
+    }
+
     async fn shop(mut self, progress: Arc<Progress>) -> Self {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

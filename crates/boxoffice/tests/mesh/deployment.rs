@@ -39,6 +39,8 @@ use crate::{
 
 /// How long after it is back a killed service may take to settle what it was doing.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
+/// How long holds last.
+pub(crate) const HOLD_TTL: Duration = Duration::from_secs(10);
 /// How long places may be shown as taken when nobody wants any more. Holds end after 15 s at the most, and a sweep; what a
 /// process did not tell Redis before it died is found by two rounds of the audit.
 const LAST_HOLDS: Duration = Duration::from_secs(90);
@@ -476,7 +478,7 @@ fn free_address() -> SocketAddr {
 
 /// What every process is told.
 fn common_environment(admin: SocketAddr) -> Vec<(String, String)> {
-    let admin = admin.to_string();
+    let (admin, hold_ttl) = (admin.to_string(), format!("{}s", HOLD_TTL.as_secs()));
     let told = [
         ("ADMIN_LISTEN_ADDR", admin.as_str()),
         ("LOG_FORMAT", "human"),
@@ -484,7 +486,7 @@ fn common_environment(admin: SocketAddr) -> Vec<(String, String)> {
         ("DATABASE_CONNECTIONS", "4"),
         ("DRAIN_WAIT", "0s"),
         ("PSP", "sandbox"),
-        ("HOLD_TTL", "10s"),
+        ("HOLD_TTL", &hold_ttl),
         ("RATE_LIMIT_PER_USER", "100000"),
         ("RATE_LIMIT_PER_ADDRESS", "100000"),
     ];

@@ -131,6 +131,16 @@ impl House {
 
     /// Asks a process to hold seats.
     pub(crate) async fn ask_for(&self, process: &Shared, fan: UserId, seat_ids: &[&str]) -> Granted {
+        self.try_to_hold(process, fan, seat_ids).await.unwrap()
+    }
+
+    /// Asks a process, which may have no holds, to hold seats.
+    pub(crate) async fn try_to_hold(
+        &self,
+        process: &Shared,
+        fan: UserId,
+        seat_ids: &[&str],
+    ) -> Result<Granted, Error> {
         let sale = self.sale().await;
         let create_time = self.clock.now();
         let hold = Hold {
@@ -144,7 +154,7 @@ impl House {
         };
         let request_key = hold.id.to_string();
         let wish = Wish { hold, limit: sale.max_seats_per_fan, request_key, fingerprint: [0; 32] };
-        process.grant(&sale, wish).await.unwrap()
+        process.grant(&sale, wish).await
     }
 
     /// Holds seats that are free.

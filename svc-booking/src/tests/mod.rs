@@ -2,6 +2,7 @@
 //! told, how a crash is mended, and the gRPC adapters.
 
 mod adapters;
+mod cluster;
 mod concert;
 mod house;
 mod orders;

@@ -350,7 +350,7 @@ const PROBLEMS: [ProblemResponse; 12] = [
         status: "504",
         name: "GatewayTimeout",
         description: "It took too long. Whether it took effect is unknown: repeat it with the same key, or look.",
-        header: None,
+        header: Some(RETRY_AFTER),
         applies: |_| true,
     },
 ];

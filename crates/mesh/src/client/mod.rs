@@ -465,6 +465,7 @@ fn broken(name: &str, cause: impl Into<Cause>) -> Failure {
 
 fn out_of_time(name: &str) -> Failure {
     Failure::new(ErrorReason::DeadlineExceeded, format!("{name} did not answer in time"))
+        .retry_after(COME_BACK)
 }
 
 #[cfg(test)]

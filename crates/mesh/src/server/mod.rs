@@ -57,6 +57,8 @@ use crate::{
 
 /// The default of [`Options::max_in_flight`].
 pub const MAX_IN_FLIGHT: usize = 1024;
+/// When to ask again.
+const COME_BACK: Duration = Duration::from_secs(1);
 /// Streams open at once; more are refused.
 const MAX_STREAMS: usize = 10_000;
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(30);
@@ -326,7 +328,8 @@ impl Shared {
         });
         let response = match tokio::time::timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
             Err(_) => {
-                return Err(Failure::new(ErrorReason::DeadlineExceeded, "the work was not finished in time"));
+                let text = "the work was not finished in time";
+                return Err(Failure::new(ErrorReason::DeadlineExceeded, text).retry_after(COME_BACK));
             }
             Ok(Err(_)) => return Err(Failure::internal("a handler panicked; its message stands above")),
             Ok(Ok(answer)) => with_reason(answer?)?,
@@ -371,7 +374,7 @@ fn code_of(response: &Response<Body>) -> Code {
 }
 
 fn overloaded() -> Failure {
-    Failure::new(ErrorReason::Overloaded, "too many calls at once").retry_after(Duration::from_secs(1))
+    Failure::new(ErrorReason::Overloaded, "too many calls at once").retry_after(COME_BACK)
 }
 
 /// How long the answer is waited for: what the method may take, or less if the caller says so.

@@ -13,6 +13,7 @@ use boxoffice_proto::{
 use mesh::{context::Context, deadline};
 use tokio::time::Instant;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::{
     service::Fake,
@@ -92,6 +93,8 @@ async fn the_slowest_hop_is_reported_by_its_caller_and_in_time() {
         let begin = Instant::now();
         let status = chain.create_booking(BUDGET).await.unwrap_err();
         assert_eq!((reason(&status), status.message()), ("DEADLINE_EXCEEDED", expected));
+        let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(retry, Some(Duration::from_secs(1)), "{expected}");
         assert!(begin.elapsed() < BUDGET, "{expected} after {:?}", begin.elapsed());
     }
 }
@@ -148,5 +151,6 @@ async fn a_call_without_a_timeout_ends_when_its_contract_says() {
     let begin = Instant::now();
     let status = post(booking.address, GET_SEATS, &[], framed(&[])).await;
     assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
     assert!((2000..2100).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
 }

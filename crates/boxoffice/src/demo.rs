@@ -1,4 +1,4 @@
-//! A demo, so that there is something to buy: an organiser, two fans with money, and a concert on sale.
+//! A demo, so that there is something to buy: an organiser, fans with money, and a concert on sale.
 
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
@@ -10,13 +10,15 @@ use crate::api::{Api, Login, text};
 
 /// What each fan of the demo finds in the wallet, in won.
 const ALLOWANCE: i64 = 1_000_000;
+/// The fans: one for each of the pages that book, so that whoever follows several does not run into the limit of seats.
+const FANS: [&str; 4] = ["Ann", "Bob", "Cho", "Dan"];
 const FILE: &str = "demo.txt";
 
 /// Who there is in the demo, and what is on sale.
 #[derive(Debug, Clone)]
 pub struct Demo {
-    /// E-mail and password of the two fans.
-    pub fans: [(String, String); 2],
+    /// E-mail and password of the fans.
+    pub fans: Vec<(String, String)>,
     /// The concert on sale.
     pub concert_id: String,
     /// Its title.
@@ -58,7 +60,7 @@ pub async fn wait_until_ready(api: &Api) -> anyhow::Result<()> {
 /// The accounts of the demo.
 struct Accounts {
     organizer: (String, String),
-    fans: [(String, String); 2],
+    fans: Vec<(String, String)>,
 }
 
 impl Accounts {
@@ -73,13 +75,14 @@ impl Accounts {
             let password = new_password();
             (format!("{name}-{}@demo.example", &password[..4]), new_password())
         };
-        let accounts = Self { organizer: account("organizer"), fans: [account("ann"), account("bob")] };
-        for ((email, password), name) in accounts.fans.iter().zip(["Ann", "Bob"]) {
+        let fans = FANS.iter().map(|name| account(&name.to_lowercase())).collect();
+        let accounts = Self { organizer: account("organizer"), fans };
+        for ((email, password), name) in accounts.fans.iter().zip(FANS) {
             let fan = account_of(api, email, password, name).await?;
             api.top_up(&fan.access_token, ALLOWANCE).await?;
         }
         let line = |(email, password): &(String, String)| format!("{email} {password}\n");
-        let lines: String = [&accounts.organizer, &accounts.fans[0], &accounts.fans[1]].map(line).concat();
+        let lines: String = [&accounts.organizer].into_iter().chain(&accounts.fans).map(line).collect();
         let text = format!("# The accounts of the demo: e-mail and password.\n{lines}");
         let mut options = fs::OpenOptions::new();
         let written = options.create(true).truncate(true).write(true).mode(0o600).open(path);
@@ -93,7 +96,8 @@ impl Accounts {
         let mut accounts = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             line.split_once(' ').map(|(email, password)| (email.to_owned(), password.to_owned()))
         });
-        Some(Self { organizer: accounts.next()?, fans: [accounts.next()?, accounts.next()?] })
+        let (organizer, fans) = (accounts.next()?, accounts.collect::<Vec<_>>());
+        (fans.len() == FANS.len()).then_some(Self { organizer, fans })
     }
 }
 

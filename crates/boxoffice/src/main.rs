@@ -103,7 +103,7 @@ fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
         embedded.services.iter().map(|(name, address)| format!("{name} {address}")).collect();
     let booking = embedded.services.iter().find(|(name, _)| *name == "booking");
     let booking = booking.map(|(_, address)| address.to_string()).unwrap_or_default();
-    let [(ann, ann_password), (bob, bob_password)] = &demo.fans;
+    let fans: String = demo.fans.iter().map(|(email, password)| format!("  {email}  {password}\n")).collect();
     // Whoever started it may not care to read.
     let _ = writeln!(
         std::io::stdout(),
@@ -114,9 +114,7 @@ fn print_welcome(embedded: &Embedded, demo: &Demo, data_dir: &std::path::Path) {
   data      {}
 On sale: {} ({})
 Demo fans, e-mail and password (kept in {}):
-  {ann}  {ann_password}
-  {bob}  {bob_password}
-Try:
+{fans}Try:
   curl {url}/v1/concerts/{}/seats
   grpcurl -plaintext {booking} list
   cargo run --release -- sellout --fans 500 --seats 100

@@ -174,7 +174,7 @@ async fn it_starts_in_20_lines_and_finds_its_data_again() {
     assert_eq!(seats.status(), 200, "the printed curl line works");
 
     let (concert, fans) = (first.demo_concert(), first.demo_fans());
-    assert_eq!(fans.len(), 2);
+    assert_eq!(fans.len(), 4);
     let kept = fs::read_to_string(data_dir.join("demo.txt")).unwrap();
     assert!(fans.iter().all(|(email, password)| kept.contains(&format!("{email} {password}"))), "{kept}");
     let api = first.api();

@@ -44,13 +44,14 @@ const REDIRECTED: u32 = 3;
 pub struct RedisUrl(Config);
 
 impl FromStr for RedisUrl {
-    type Err = String;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if !["redis://", "redis-cluster://"].iter().any(|scheme| text.starts_with(scheme)) {
-            return Err("must begin with redis:// or redis-cluster://".to_owned());
-        }
-        Config::from_url(text).map(Self).map_err(|error| error.details().to_owned())
+        const WRONG: &str =
+            "must be such as redis://:password@host:6379 or redis-cluster://host:6379?node=host:6379";
+        let is_known = ["redis://", "redis-cluster://"].iter().any(|scheme| text.starts_with(scheme));
+        // What it says of the URL is for programmers, and may show a part of it.
+        Config::from_url(text).ok().filter(|_| is_known).map(Self).ok_or(WRONG)
     }
 }
 

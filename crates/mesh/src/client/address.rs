@@ -11,8 +11,14 @@ pub struct Address(Vec<Uri>);
 
 /// Why a text is no [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address of a service, such as http://svc-booking:50051")]
-pub struct AddressError(String);
+pub enum AddressError {
+    /// A part of it is none.
+    #[error("{0:?} is no address of a service, such as http://svc-booking:50051")]
+    Wrong(String),
+    /// It has a user or a password, which is never shown.
+    #[error("must not have a user or a password: services know each other by SERVICE_TOKEN_KEY")]
+    Credentials,
+}
 
 impl Address {
     /// Each of its URIs.
@@ -25,11 +31,14 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.contains('@') {
+            return Err(AddressError::Credentials);
+        }
         let uri = |part: &str| {
             let uri = part.trim().parse::<Uri>().ok();
             let is_fine =
                 |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
-            uri.filter(is_fine).ok_or_else(|| AddressError(part.trim().to_owned()))
+            uri.filter(is_fine).ok_or_else(|| AddressError::Wrong(part.trim().to_owned()))
         };
         text.split(',').map(uri).collect::<Result<_, _>>().map(Self)
     }
@@ -58,7 +67,14 @@ mod tests {
     fn what_is_no_address_is_named() {
         for wrong in ["", "svc-booking:50051", "https://a:1", "http://a:1/path", "http://"] {
             let error = format!("http://a:1,{wrong}").parse::<Address>().unwrap_err();
-            assert_eq!(error, AddressError(wrong.to_owned()), "{wrong}");
+            assert_eq!(error, AddressError::Wrong(wrong.to_owned()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_shown() {
+        for wrong in ["http://u:hunter2@a:1", "https://u:hunter2@a:1", "http://u:hunt,er2@a:1"] {
+            assert_eq!(wrong.parse::<Address>(), Err(AddressError::Credentials), "{wrong}");
         }
     }
 }

@@ -57,9 +57,13 @@ impl FromStr for DatabaseUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_known =
-            ["postgres://", "postgresql://", "sqlite://"].iter().any(|scheme| text.starts_with(scheme));
-        if is_known { Ok(Self(text.to_owned())) } else { Err("must begin with postgres:// or sqlite://") }
+        const WRONG: &str = "must be such as postgres://user:password@host:5432/database or sqlite://path";
+        let is_fine = match text.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => PgConnectOptions::from_str(text).is_ok(),
+            Some(("sqlite", _)) => SqliteConnectOptions::from_str(text).is_ok(),
+            _ => false,
+        };
+        if is_fine { Ok(Self(text.to_owned())) } else { Err(WRONG) }
     }
 }
 
@@ -573,6 +577,8 @@ mod tests {
     fn a_password_is_never_shown() {
         let url: DatabaseUrl = "postgres://boxoffice:secret@db/booking".parse().unwrap();
         assert_eq!(format!("{url:?}"), "postgres://[redacted]@db/booking");
-        assert!("mysql://db".parse::<DatabaseUrl>().is_err());
+        for wrong in ["", "mysql://db", "postgres://u:hunter2@db:port/booking", "postgres://db?sslmode=no"] {
+            assert!(wrong.parse::<DatabaseUrl>().is_err(), "{wrong}");
+        }
     }
 }

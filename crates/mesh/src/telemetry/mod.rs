@@ -101,7 +101,7 @@ pub fn install(
         tracing_subscriber::registry().with(filter).with(log::lines(format)).try_init()?;
         return Ok(Telemetry { meters: metrics::install(resource, None)?, logs: None });
     };
-    let wrong = || format!("OTEL_EXPORTER_OTLP_ENDPOINT={endpoint} must be an http:// URL");
+    let wrong = || "OTEL_EXPORTER_OTLP_ENDPOINT must be an http:// URL, such as http://otel-collector:4317";
     anyhow::ensure!(endpoint.starts_with("http://"), wrong());
 
     let exporter = LogExporter::builder().with_tonic().with_endpoint(endpoint).build().with_context(wrong)?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use gateway_rest::config::Cli;
-use mesh::{admin, clock::Clock, process, shutdown::Shutdown, telemetry};
+use mesh::{admin, clock::Clock, failure::chain, process, shutdown::Shutdown, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
     match telemetry::around("gateway-rest", format, process::LOGGED, &export, run(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway-rest: {error:#}");
+            eprintln!("gateway-rest: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

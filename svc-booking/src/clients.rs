@@ -18,7 +18,7 @@ use boxoffice_proto::{
 use chrono::{DateTime, Utc};
 use mesh::{
     client::Channel,
-    failure::Refusal,
+    failure::{Refusal, chain},
     field::{money, timestamp},
     id::ConcertId,
     money::Currency,
@@ -118,11 +118,11 @@ impl Neighbours {
                 }
                 // Other terms by the same key, a service token that is not accepted, another currency.
                 Refusal::Reason { .. } => {
-                    tracing::error!(booking.id = %booking.id, error = %status, "payment refuses what it should take");
+                    tracing::error!(booking.id = %booking.id, error = chain(&status), "payment refuses what it should take");
                     Charge::Contradicted
                 }
                 Refusal::Unknown => {
-                    tracing::warn!(booking.id = %booking.id, error = %status, "whether a booking is paid is not known");
+                    tracing::warn!(booking.id = %booking.id, error = chain(&status), "whether a booking is paid is not known");
                     Charge::Unknown
                 }
             },

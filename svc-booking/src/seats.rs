@@ -8,6 +8,7 @@ use std::{
 
 use mesh::{
     context::Context,
+    failure::chain,
     id::{ConcertId, UserId},
 };
 use moka::future::Cache;
@@ -118,11 +119,11 @@ impl Shared {
         match self.store.find_sold_of(booking.concert, &free).await {
             Ok(sold) => free.retain(|seat| !sold.contains(seat)),
             Err(error) => {
-                tracing::warn!(concert.id = %booking.concert, %error, "seats are shown as free unchecked")
+                tracing::warn!(concert.id = %booking.concert, error = chain(&error), "seats are shown as free unchecked")
             }
         }
         if let Err(error) = self.holds.free(booking.concert, booking.fan, &free).await {
-            tracing::warn!(booking.id = %booking.id, %error, "free seats are shown as sold until they are audited");
+            tracing::warn!(booking.id = %booking.id, error = chain(&error), "free seats are shown as sold until they are audited");
         }
         // Only of a loaded concert is it told whether it is sold out. Nobody waits for that.
         let (shared, concert) = (self.clone(), booking.concert);
@@ -130,7 +131,7 @@ impl Shared {
             if let Ok(sale) = shared.catalog.find(concert).await
                 && let Err(error) = shared.load(&sale).await
             {
-                tracing::warn!(concert.id = %concert, %error, "seats can't be loaded");
+                tracing::warn!(concert.id = %concert, error = chain(&error), "seats can't be loaded");
             }
         }));
     }

@@ -13,6 +13,7 @@ use futures_util::stream::{self, StreamExt};
 use mesh::{
     Failure,
     context::Context,
+    failure::chain,
     id::{BookingId, ConcertId, Id},
     metrics::Level,
     shutdown::Shutdown,
@@ -75,7 +76,7 @@ async fn repeat<F: Future<Output = Result<(), Error>>>(
 ) {
     while !shutdown.has_begun() {
         if let Err(error) = within_patience(Context::root().scope(act())).await {
-            tracing::warn!(%error, "a worker has to wait");
+            tracing::warn!(error = chain(&error), "a worker has to wait");
         }
         pause(&shutdown, period).await;
     }
@@ -113,7 +114,7 @@ async fn audit(shared: Shared, shutdown: Shutdown) {
     let mut audit = Audit::default();
     while !shutdown.has_begun() {
         if let Err(error) = within_patience(Context::root().scope(audit.sweep(&shared))).await {
-            tracing::warn!(%error, "seats can't be compared with the database");
+            tracing::warn!(error = chain(&error), "seats can't be compared with the database");
         }
         pause(&shutdown, AUDIT_PERIOD).await;
     }
@@ -132,7 +133,7 @@ async fn recover(shared: Shared, shutdown: Shutdown) {
     let mut recovery = Recovery::default();
     while !shutdown.has_begun() {
         if let Err(error) = within_patience(Context::root().scope(recovery.sweep(&shared))).await {
-            tracing::warn!(%error, "bookings that nobody works on can't be looked for");
+            tracing::warn!(error = chain(&error), "bookings that nobody works on can't be looked for");
         }
         let oldest = recovery.oldest_unsettled.map(|since| shared.clock.now() - since);
         age.set(oldest.map_or(0.0, TimeDelta::as_seconds_f64));
@@ -201,7 +202,7 @@ async fn resume(shared: &Shared, booking: Booking) -> Option<Booking> {
     let booking = match shared.store.take_over(booking.clone(), shared.clock.now()).await {
         Ok(taken_over) => taken_over?,
         Err(error) => {
-            tracing::warn!(booking.id = %id, %error, "a booking has to wait");
+            tracing::warn!(booking.id = %id, error = chain(&error), "a booking has to wait");
             return Some(booking);
         }
     };
@@ -214,7 +215,7 @@ async fn resume(shared: &Shared, booking: Booking) -> Option<Booking> {
         }
         Err(error) => {
             // It must not keep the others from being gone on with.
-            tracing::warn!(booking.id = %id, %error, "a booking has to wait");
+            tracing::warn!(booking.id = %id, error = chain(&error), "a booking has to wait");
             Some(booking)
         }
     }
@@ -232,7 +233,7 @@ async fn report(shared: Shared, shutdown: Shutdown) {
     while !shutdown.has_begun() {
         let sweep = Context::root().scope(reports.sweep(&shared));
         if let Err(error) = within_patience(sweep).await {
-            tracing::warn!(%error, "concert can't be told what is left");
+            tracing::warn!(error = chain(&error), "concert can't be told what is left");
         }
         pause(&shutdown, PERIOD).await;
     }
@@ -297,7 +298,7 @@ impl Reports {
 async fn tell(shared: &Shared, concert: ConcertId, unsold: u32, count_time: DateTime<Utc>) -> bool {
     let told = shared.neighbours.report_availability(concert, unsold, count_time).await;
     if let Err(error) = &told {
-        tracing::debug!(concert.id = %concert, %error, "concert was not told what is left");
+        tracing::debug!(concert.id = %concert, error = chain(error), "concert was not told what is left");
     }
     told.is_ok()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh::{idempotency, shutdown::Shutdown};
+use mesh::{failure::chain, idempotency, shutdown::Shutdown};
 
 use crate::Shared;
 
@@ -13,7 +13,7 @@ pub(crate) fn start(shared: Shared, shutdown: Shutdown) {
     tokio::spawn(async move {
         loop {
             if let Err(error) = idempotency::delete_expired(&shared.database, shared.clock.now()).await {
-                tracing::warn!(%error, "old idempotency keys could not be deleted");
+                tracing::warn!(error = chain(&error), "old idempotency keys could not be deleted");
             }
             tokio::select! { () = tokio::time::sleep(PERIOD) => {}, () = shutdown.begun() => return }
         }

@@ -12,6 +12,7 @@ use boxoffice::{
 use clap::{Parser, Subcommand};
 use mesh::{
     clock::Clock,
+    failure::chain,
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
 };
@@ -55,25 +56,10 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("boxoffice: {}", in_one_sentence(&error));
+            eprintln!("boxoffice: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes; what one has said already, the next does not say again.
-fn in_one_sentence(error: &anyhow::Error) -> String {
-    let mut sentence = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if sentence.ends_with(&cause) {
-            continue;
-        }
-        if !sentence.is_empty() {
-            sentence.push_str(": ");
-        }
-        sentence.push_str(&cause);
-    }
-    sentence
 }
 
 /// Runs everything until Ctrl-C or SIGTERM.

@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::pb;
 
-use crate::context::Context;
+use crate::{context::Context, database};
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -224,16 +224,25 @@ fn any(name: &str, message: &impl Message) -> prost_types::Any {
     prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
-/// An error with all its causes, on one line.
+/// An error with all its causes, on one line. What one says already, its cause does not say again.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+    let mut text = String::new();
+    for error in std::iter::successors(Some(error), |&error| error.source()) {
+        let told = error.downcast_ref().map_or_else(|| database::told(error), told);
+        if text.is_empty() {
+            text = told;
+        } else if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
     }
     text
+}
+
+/// What a neighbour answered, in one line: its reason, or else the code, and its text.
+fn told(status: &Status) -> String {
+    let reason = error_info(status).map_or_else(|| format!("{:?}", status.code()), |info| info.reason);
+    format!("{reason}: {}", status.message())
 }
 
 /// What a neighbour answered when it did not do what it was asked, as far as its caller must tell it apart.
@@ -312,6 +321,21 @@ mod tests {
         let status = Status::from(Failure::internal("SELECT password FROM account"));
         let wire = format!("{status:?}{}", String::from_utf8_lossy(status.details()));
         assert!(!wire.contains("password"), "{wire}");
+    }
+
+    #[test]
+    fn what_was_said_is_not_said_again() {
+        let cause = std::io::Error::other("the disk is full");
+        let error = anyhow::Error::new(cause).context("can't write: the disk is full").context("lost");
+        assert_eq!(chain(error.as_ref()), "lost: can't write: the disk is full");
+    }
+
+    #[test]
+    fn a_neighbours_answer_is_told_by_its_reason() {
+        let status = Status::from(Failure::new(BookingReason::SeatTaken, "A-1-1 is taken"));
+        let failure = Failure::internal(status);
+        assert_eq!(chain(&failure), "INTERNAL: something went wrong on our side: SEAT_TAKEN: A-1-1 is taken");
+        assert_eq!(chain(&Status::unavailable("tcp")), "Unavailable: tcp");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use crate::{
     admin,
     clock::Clock,
+    failure::chain,
     server::Port,
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
@@ -76,7 +77,7 @@ pub async fn run<Config: Args>(
     match telemetry::around(name, cli.log_format, LOGGED, &cli.telemetry, work).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{name}: {error:#}");
+            eprintln!("{name}: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

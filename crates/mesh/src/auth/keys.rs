@@ -23,7 +23,13 @@ use super::{
     User, invalid,
     token::{self, LEEWAY_SECONDS, Verified},
 };
-use crate::{client::Channel, failure::Failure, id::SessionId, server::MAX_IN_FLIGHT, shutdown::Shutdown};
+use crate::{
+    client::Channel,
+    failure::{Failure, chain},
+    id::SessionId,
+    server::MAX_IN_FLIGHT,
+    shutdown::Shutdown,
+};
 
 /// How often the keys are asked for.
 const REFRESH_PERIOD: Duration = Duration::from_secs(3);
@@ -124,7 +130,7 @@ impl Keys {
                         REFRESH_PERIOD
                     }
                     Err(status) => {
-                        tracing::debug!(error = %status, "the signing keys can't be had");
+                        tracing::debug!(error = chain(&status), "the signing keys can't be had");
                         RETRY_PERIOD
                     }
                 };

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{ACQUIRE_TIMEOUT, Database, Pool};
+use crate::failure::chain;
 
 /// How long a transaction may take to begin or to be rolled back.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
@@ -85,7 +86,7 @@ impl KeptConnection {
         if let Some(connection) = &mut idle
             && let Err(error) = execute_soon(connection, "BEGIN").await
         {
-            tracing::info!(%error, "a lane's connection broke");
+            tracing::info!(error = chain(&error), "a lane's connection broke");
             idle = None;
         }
         let connection = match idle {

@@ -21,7 +21,7 @@ use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqliteConnection,
     error::ErrorKind,
     migrate::{MigrateError, MigrationType, Migrator},
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -228,8 +228,11 @@ impl Database {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .after_release(|connection, _| Box::pin(answers_soon(connection)))
-            .connect_with(options)
-            .await?;
+            .connect_with(options.clone());
+        let pool = match pool.await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(obstacle(&options).await),
+            outcome => outcome?,
+        };
         let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
         Ok(Self {
             reader: connection.clone(),
@@ -337,6 +340,13 @@ impl Database {
             }
         }
     }
+}
+
+/// Why no connection can be made. The pool, which tried in vain, says only that time is up.
+async fn obstacle(options: &PgConnectOptions) -> sqlx::Error {
+    let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(options)).await;
+    let silence = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    connected.ok().and_then(Result::err).unwrap_or_else(silence)
 }
 
 /// Whether a connection may be used again. The pool asks the same afterwards, but without a limit: behind a partition
@@ -452,6 +462,31 @@ fn refusal_of(error: &DbErr) -> Option<&dyn sqlx::error::DatabaseError> {
         }
         _ => None,
     }
+}
+
+/// What an error says, without the line of Postgres' own source in which it arose.
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    match postgres_error(error).and_then(PgDatabaseError::line) {
+        Some(line) => text.trim_end_matches(&format!(" at line {line}")).to_owned(),
+        None => text,
+    }
+}
+
+fn postgres_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e PgDatabaseError> {
+    let of_sqlx = |error: &'e sqlx::Error| error.as_database_error();
+    let of_runtime = |error: &'e RuntimeErr| match error {
+        RuntimeErr::SqlxError(error) => of_sqlx(error),
+        _ => None,
+    };
+    let refusal = match error.downcast_ref() {
+        Some(DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) => of_runtime(error),
+        _ => None,
+    };
+    let refusal = refusal.or_else(|| error.downcast_ref().and_then(of_runtime));
+    let refusal = refusal.or_else(|| error.downcast_ref().and_then(of_sqlx));
+    let refusal = refusal.or_else(|| error.downcast_ref().map(Box::<dyn sqlx::error::DatabaseError>::as_ref));
+    refusal?.try_downcast_ref()
 }
 
 /// Whether the database can't be reached or takes no more, as against: it refused this statement.

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use mesh::{
     Failure,
     database::{Database, sql},
+    failure::chain,
 };
 use mesh_test::{FaultProxy, Mode, wait_until};
 use sea_orm::{ConnectionTrait, DbErr};
@@ -148,7 +149,18 @@ async fn a_program_waits_for_a_database_that_starts_and_not_for_one_that_is_miss
     server.proxy.set_mode(Mode::Pass);
     open(&server.url).await.unwrap();
     let missing = format!("{}_missing", server.url.split('?').next().unwrap());
-    assert!(!open(&missing).await.unwrap_err().may_pass());
+    let missing = open(&missing).await.unwrap_err();
+    assert!(!missing.may_pass());
+    let told = chain(&missing);
+    assert!(told.ends_with("_missing\" does not exist") && told.matches("not exist").count() == 1, "{told}");
+}
+
+#[tokio::test]
+async fn a_program_says_that_no_database_listens() {
+    let url = format!("postgres://127.0.0.1:{}/booking", mesh_test::free_port());
+    let error = Database::open(&url.parse().unwrap(), 2).await.unwrap_err();
+    let told = chain(&error);
+    assert!(error.may_pass() && told.contains("Connection refused"), "{told}");
 }
 
 on_both_databases!(a_crowd_does_not_wait_for_connections_for_long, a_wrong_statement_is_a_bug);
@@ -172,6 +184,8 @@ async fn a_crowd_does_not_wait_for_connections_for_long(url: &str) {
 async fn a_wrong_statement_is_a_bug(url: &str) {
     let database = open(url).await;
     let error = database.reader().execute_unprepared("SELECT secret FROM nowhere").await.unwrap_err();
+    let told = chain(&error);
+    assert!(told.matches("nowhere").count() == 1 && !told.contains("at line"), "{told}");
     let failure = Failure::from(error);
     assert!(failure.is(ErrorReason::Internal), "{failure}");
     assert!(!failure.to_string().contains("secret"), "{failure}");

@@ -17,6 +17,7 @@ use mesh::{
     Failure,
     context::Context,
     crash,
+    failure::chain,
     id::{BookingId, HoldId, UserId},
 };
 
@@ -95,7 +96,7 @@ impl Shared {
     /// Lets a hold be given back again. If that fails, it can be when it would have been booked long ago.
     async fn end_booking(&self, hold: &Hold) {
         if let Err(error) = self.holds.end_booking(hold).await {
-            tracing::debug!(hold.id = %hold.id, %error, "a hold stays as if it were being booked");
+            tracing::debug!(hold.id = %hold.id, error = chain(&error), "a hold stays as if it were being booked");
         }
     }
 
@@ -111,7 +112,7 @@ impl Shared {
             }
             // Counted from the hold's making, so that it is kept longer once and not with each try.
             if let Err(error) = self.holds.extend(hold, self.hold_life() + KEPT_WHILE_DOWN).await {
-                tracing::debug!(hold.id = %hold.id, %error, "a hold is not kept longer");
+                tracing::debug!(hold.id = %hold.id, error = chain(&error), "a hold is not kept longer");
             }
             return Err(Error::PaymentFailed { failure: PaymentFailure::Unavailable, booking: None });
         }
@@ -155,8 +156,8 @@ impl Shared {
             unfinished => {
                 match unfinished {
                     Ok(Ok(outcome)) => {
-                        let error = outcome.err();
-                        tracing::warn!(booking.id = %booking.id, ?error, "a booking is left to the worker");
+                        let error = outcome.err().map(|error| chain(&error));
+                        tracing::warn!(booking.id = %booking.id, error, "a booking is left to the worker");
                     }
                     Ok(Err(panic)) => {
                         tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
@@ -193,7 +194,7 @@ impl Shared {
                 Step::Void(failure) => match self.neighbours.void(&booking).await {
                     Ok(()) => Step::Fail(failure),
                     Err(error) => {
-                        tracing::warn!(booking.id = %booking.id, %error, "a payment could not be voided yet");
+                        tracing::warn!(booking.id = %booking.id, error = chain(&error), "a payment could not be voided yet");
                         Step::Wait
                     }
                 },
@@ -248,7 +249,7 @@ impl Shared {
         let settled = self.holds.settle(booking.concert, booking.fan, &seats, booking.hold).await;
         if let Err(error) = settled {
             // Who holds them meanwhile can't book them: the database knows better.
-            tracing::warn!(booking.id = %booking.id, %error, "sold seats are not shown as sold until they are audited");
+            tracing::warn!(booking.id = %booking.id, error = chain(&error), "sold seats are not shown as sold until they are audited");
         }
     }
 
@@ -270,7 +271,9 @@ impl Shared {
         // A refund that fails now, or takes too long, is made later by a worker.
         match tokio::time::timeout_at(patience(REFUND_PATIENCE), self.make_refunds(Some(id))).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(booking.id = %id, %error, "a refund is left to the worker"),
+            Ok(Err(error)) => {
+                tracing::warn!(booking.id = %id, error = chain(&error), "a refund is left to the worker")
+            }
             Err(_) => tracing::warn!(booking.id = %id, "a refund takes long and is left to the worker"),
         }
         let booking = self.store.find_own(fan, id).await?;
@@ -293,9 +296,9 @@ impl Shared {
                 }
                 Err(status) => {
                     if refund.tries < REFUND_ALARM {
-                        tracing::warn!(booking.id = %refund.booking, error = %status, "a refund has to wait");
+                        tracing::warn!(booking.id = %refund.booking, error = chain(&status), "a refund has to wait");
                     } else {
-                        tracing::error!(booking.id = %refund.booking, error = %status, "a refund needs an operator");
+                        tracing::error!(booking.id = %refund.booking, error = chain(&status), "a refund needs an operator");
                     }
                     self.store.postpone_refund(refund, self.clock.now()).await?;
                 }
@@ -334,7 +337,7 @@ impl Shared {
                 let released = self.holds.release(hold.id).await.map_err(Error::from);
                 let marked = self.forget_stale_seats(hold.concert, &seats).await;
                 if let Err(error) = released.and(marked) {
-                    tracing::warn!(concert.id = %hold.concert, %error, "sold seats are shown as free");
+                    tracing::warn!(concert.id = %hold.concert, error = chain(&error), "sold seats are shown as free");
                 }
                 Err(Error::SeatTaken(seats.iter().map(|seat| sale.layout.seat_id(*seat)).collect()))
             }

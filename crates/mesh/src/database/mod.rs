@@ -18,7 +18,7 @@ use sea_orm::{
     TransactionTrait, Value,
 };
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqliteConnection,
+    AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr, SqliteConnection,
     error::ErrorKind,
     migrate::{MigrateError, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions},
@@ -227,7 +227,7 @@ impl Database {
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .after_release(|connection, _| Box::pin(answers_soon(connection)))
+            .after_release(|connection, _| Box::pin(is_idle(connection)))
             .connect_with(options.clone());
         let pool = match pool.await {
             Err(sqlx::Error::PoolTimedOut) => return Err(obstacle(&options).await),
@@ -349,11 +349,17 @@ async fn obstacle(options: &PgConnectOptions) -> sqlx::Error {
     connected.ok().and_then(Result::err).unwrap_or_else(silence)
 }
 
-/// Whether a connection may be used again. The pool asks the same afterwards, but without a limit: behind a partition
-/// that drops packets it would wait for as long as TCP does, a quarter of an hour, and the pool would be one short.
-async fn answers_soon(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+/// Whether a connection may be used again: it answers, and no transaction is left open on it. A caller that leaves while
+/// its transaction begins leaves one that the driver knows nothing of; whoever wrote on that connection next would be told
+/// that it is done, and it would be gone with the connection.
+///
+/// The pool asks whether it answers, too, but without a limit: behind a partition that drops packets it would wait for as
+/// long as TCP does, a quarter of an hour, and the pool would be one short.
+async fn is_idle(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // As a simple query: a statement that is a transaction of its own began when that did.
+    let question = connection.fetch_one("SELECT now() = statement_timestamp()");
     let silence = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await.map_err(silence)?.map(|()| true)
+    tokio::time::timeout(RELEASE_LIMIT, question).await.map_err(silence)??.try_get(0)
 }
 
 /// Whether a connection may be used again. A full disk makes SQLite roll back by itself; the driver's own rollback then

@@ -139,6 +139,20 @@ async fn a_statement_that_takes_too_long_is_ended() {
     assert_unavailable(transaction.execute_unprepared("SELECT pg_sleep(60)").await.map(drop));
 }
 
+/// A caller that leaves while its transaction begins leaves one that nobody ends.
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn what_is_acknowledged_is_written_after_a_transaction_that_nobody_ended() {
+    let database = mesh_test::postgres::create_database().await;
+    let other = open(database.url()).await;
+    let one = Database::open(&database.url().parse().unwrap(), 1).await.unwrap();
+    one.writer().execute_unprepared("CREATE TABLE thing (id int)").await.unwrap();
+    one.writer().execute_unprepared("BEGIN").await.unwrap();
+    one.writer().execute_unprepared("INSERT INTO thing VALUES (1)").await.unwrap();
+    let things = sql(other.reader(), "SELECT id FROM thing", []);
+    assert_eq!(other.reader().query_all_raw(things).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 #[ignore = "needs Postgres: scripts/test runs it"]
 async fn a_program_waits_for_a_database_that_starts_and_not_for_one_that_is_missing() {

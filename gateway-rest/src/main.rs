@@ -25,7 +25,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let listener = process::listen(cli.http_listen_addr).await?;
     let admin = process::listen(cli.admin_listen_addr).await?;
     tracing::info!(
-        service.name = "gateway",
+        service.name = "gateway-rest",
         address = %listener.local_addr()?,
         admin.address = %admin.local_addr()?,
         "listening"

@@ -1,7 +1,13 @@
 //! Failures: what a service answers when it can't do what it was asked. A failure has a reason from the contracts, a
 //! text for developers, and a cause that is logged once and never sent.
 
-use std::{collections::HashMap, error::Error, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use boxoffice_proto::{
     common::v1::ErrorReason,
@@ -14,6 +20,9 @@ use tonic_types::pb;
 use crate::{context::Context, database};
 
 type Cause = Box<dyn Error + Send + Sync>;
+
+/// How long the log does not say again that the same is unavailable.
+const SAME_NEWS: Duration = Duration::from_secs(10);
 
 /// What a service answers when it can't do what it was asked.
 #[derive(Debug)]
@@ -122,19 +131,32 @@ impl Failure {
 
     fn log(&self) {
         let reason = self.0.info.reason;
-        let cause = self.0.cause.as_deref().map(|cause| chain(cause)).unwrap_or_default();
+        let cause = self.0.cause.as_deref().map(|cause| chain(cause));
         match Code::from_i32(self.0.info.code) {
             Code::Internal | Code::Unknown | Code::DataLoss => {
                 tracing::error!(error.reason = reason, error.cause = cause, "{}", self.0.message);
             }
             // Each call that an open breaker refuses says the same: the calls that opened it were logged.
-            Code::Unavailable if !self.is(ErrorReason::TransportBreakerOpen) => {
+            Code::Unavailable if !self.is(ErrorReason::TransportBreakerOpen) && self.is_news() => {
                 tracing::warn!(error.reason = reason, error.cause = cause, "{}", self.0.message);
             }
             _ => {
                 tracing::debug!(error.reason = reason, error.cause = cause, "{}", self.0.message)
             }
         }
+    }
+
+    /// Whether the log has not said the same for a while. What is away is away for every call, and their number is in the
+    /// metrics.
+    fn is_news(&self) -> bool {
+        static TOLD: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, time| time.elapsed() < SAME_NEWS);
+        let is_news = !told.contains_key(&self.to_string());
+        if is_news {
+            told.insert(self.to_string(), Instant::now());
+        }
+        is_news
     }
 }
 
@@ -321,6 +343,13 @@ mod tests {
         let status = Status::from(Failure::internal("SELECT password FROM account"));
         let wire = format!("{status:?}{}", String::from_utf8_lossy(status.details()));
         assert!(!wire.contains("password"), "{wire}");
+    }
+
+    #[test]
+    fn what_is_away_is_told_once_in_a_while() {
+        let away = |what: &str| Failure::new(ErrorReason::TransportConnectFailed, format!("{what} is away"));
+        assert!(away("tea").is_news() && away("milk").is_news());
+        assert!(!away("tea").is_news() && !away("milk").is_news());
     }
 
     #[test]

@@ -17,8 +17,9 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-/// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already.
-pub const LOGGED: &str = "info,opentelemetry=warn,fred=warn,sqlx::postgres::notice=warn";
+/// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already; whether Redis is
+/// there, [`crate::redis`] says.
+pub const LOGGED: &str = "info,opentelemetry=warn,fred=off,sqlx::postgres::notice=warn";
 
 #[derive(Debug, Parser)]
 #[command(version, subcommand_required = false)]

@@ -55,6 +55,7 @@ pub(super) struct Balance {
 }
 
 struct Endpoints {
+    neighbour: &'static str,
     network: Arc<dyn Network>,
     ejections: BoundCounter<u64>,
     current: ArcSwap<Vec<Arc<Peer>>>,
@@ -63,6 +64,7 @@ struct Endpoints {
 
 /// One endpoint.
 struct Peer {
+    neighbour: &'static str,
     address: SocketAddr,
     /// What was configured: it goes along as the authority, whatever the name stands for.
     origin: Uri,
@@ -90,9 +92,15 @@ pub(super) struct InFlight(Arc<Peer>);
 
 impl Balance {
     /// `ejections` counts how often an endpoint is ejected.
-    pub(super) fn new(address: &Address, network: Arc<dyn Network>, ejections: BoundCounter<u64>) -> Self {
+    pub(super) fn new(
+        neighbour: &'static str,
+        address: &Address,
+        network: Arc<dyn Network>,
+        ejections: BoundCounter<u64>,
+    ) -> Self {
         let (has_found, found) = watch::channel(false);
-        let endpoints = Arc::new(Endpoints { network, ejections, current: ArcSwap::default(), has_found });
+        let current = ArcSwap::default();
+        let endpoints = Arc::new(Endpoints { neighbour, network, ejections, current, has_found });
         let literal: Option<Vec<_>> =
             address.uris().iter().map(|uri| Some((literal_of(uri)?, uri.clone()))).collect();
         match literal {
@@ -121,8 +129,10 @@ async fn follow(endpoints: Weak<Endpoints>, uris: Vec<Uri>) {
         match found {
             Ok(found) if !found.is_empty() => endpoints.update(found),
             // Better old endpoints than none.
-            Ok(_) => tracing::warn!(?uris, "a name stands for nobody"),
-            Err(error) => tracing::warn!(?uris, %error, "a name can't be looked up"),
+            Ok(_) => tracing::warn!(neighbour = endpoints.neighbour, ?uris, "a name stands for nobody"),
+            Err(error) => {
+                tracing::warn!(neighbour = endpoints.neighbour, ?uris, %error, "a name can't be looked up")
+            }
         }
         endpoints.has_found.send_replace(true);
         drop(endpoints);
@@ -207,6 +217,7 @@ impl Peer {
             async move { timeout(CONNECT_LIMIT, network.connect(address)).await?.map(TokioIo::new) }
         });
         Self {
+            neighbour: endpoints.neighbour,
             address,
             origin,
             channel: endpoint.connect_with_connector_lazy(connect),
@@ -231,6 +242,9 @@ impl Peer {
     fn note(&self, is_failure: bool) {
         let mut health = self.health();
         if !is_failure {
+            if health.ejected_until.is_some() {
+                tracing::info!(neighbour = self.neighbour, endpoint = %self.address, "an endpoint is used again");
+            }
             *health = Health::default();
             return;
         }
@@ -240,7 +254,7 @@ impl Peer {
         }
         if !health.is_ejected() {
             self.ejections.add(1);
-            tracing::warn!(endpoint = %self.address, origin = %self.origin, "an endpoint is ejected");
+            tracing::warn!(neighbour = self.neighbour, endpoint = %self.address, "an endpoint is ejected");
         }
         health.ejected_until = Some(Instant::now() + EJECTION);
     }
@@ -347,6 +361,7 @@ mod tests {
 
     fn balance(names: &Names) -> Balance {
         Balance::new(
+            "concert",
             &"http://svc-concert:50051".parse().unwrap(),
             Arc::new(Named(Arc::clone(names))),
             ejections(),
@@ -356,7 +371,7 @@ mod tests {
     /// The way to these ports of this machine.
     fn fixed(ports: &[u16]) -> Balance {
         let uris: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        Balance::new(&uris.join(",").parse().unwrap(), Arc::new(System), ejections())
+        Balance::new("concert", &uris.join(",").parse().unwrap(), Arc::new(System), ejections())
     }
 
     fn names(ports: &[u16]) -> Names {

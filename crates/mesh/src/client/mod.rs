@@ -159,7 +159,7 @@ impl Channel {
             .build();
         let neighbour = Arc::new(Neighbour {
             name,
-            balance: Balance::new(&address, network, ejections.bind(&labels)),
+            balance: Balance::new(name, &address, network, ejections.bind(&labels)),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
             room: Semaphore::new(ROOM),

@@ -178,7 +178,7 @@ where
         outcome = serving => outcome,
         never = reports => match never {},
         () = drain => {
-            tracing::warn!(service.name = options.name, "calls were dropped that did not finish in time");
+            tracing::warn!(service = options.name, "calls were dropped that did not finish in time");
             Ok(())
         }
     }
@@ -279,7 +279,7 @@ where
         let shared = Arc::clone(&self.shared);
         let context = Context { deadline: None, trace: Trace::read(request.headers()).child() };
         let path = request.uri().path();
-        let span = tracing::debug_span!("call", service.name = shared.name, rpc.method = path);
+        let span = tracing::debug_span!("call", service = shared.name, rpc.method = path);
         Box::pin(
             context
                 .scope(async move {

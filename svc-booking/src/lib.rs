@@ -36,6 +36,7 @@ use crate::{catalog::Catalog, clients::Neighbours, holds::Holds, seats::Views, s
 
 /// What the service is told.
 #[derive(Debug, Clone, clap::Args)]
+#[command(about)]
 pub struct Config {
     /// What every service is told.
     #[command(flatten)]

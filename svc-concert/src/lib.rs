@@ -23,6 +23,7 @@ use tonic::service::Routes;
 
 /// What the service is told.
 #[derive(Debug, Clone, clap::Args)]
+#[command(about)]
 pub struct Config {
     /// What every service is told.
     #[command(flatten)]

@@ -26,6 +26,7 @@ use crate::store::cashier::Cashier;
 
 /// What the service is told.
 #[derive(Debug, Clone, clap::Args)]
+#[command(about)]
 pub struct Config {
     /// What every service is told.
     #[command(flatten)]

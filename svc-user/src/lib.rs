@@ -37,6 +37,7 @@ use crate::{keyring::Keyring, password::PasswordHasher, session::Sessions};
 
 /// What the service is told.
 #[derive(Debug, Clone, clap::Args)]
+#[command(about)]
 pub struct Config {
     /// What every service is told.
     #[command(flatten)]

@@ -145,12 +145,3 @@ fn routes(shared: &Shared) -> Routes {
         .add_service(HoldServiceServer::new(shared.clone()))
         .add_service(BookingServiceServer::new(shared.clone()))
 }
-
-/// Migrates the database.
-///
-/// # Errors
-/// If the database can't be used.
-pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
-    Ok(())
-}

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    mesh::process::run("svc-booking", svc_booking::serve, svc_booking::migrate).await
+    mesh::process::run("svc-booking", svc_booking::MIGRATIONS, svc_booking::serve).await
 }

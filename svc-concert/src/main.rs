@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    mesh::process::run("svc-concert", svc_concert::serve, svc_concert::migrate).await
+    mesh::process::run("svc-concert", svc_concert::MIGRATIONS, svc_concert::serve).await
 }

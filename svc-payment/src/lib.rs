@@ -90,12 +90,3 @@ pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown)
     shared.database.close().await;
     Ok(())
 }
-
-/// Migrates the database.
-///
-/// # Errors
-/// If the database can't be used.
-pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
-    Ok(())
-}

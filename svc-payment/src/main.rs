@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    mesh::process::run("svc-payment", svc_payment::serve, svc_payment::migrate).await
+    mesh::process::run("svc-payment", svc_payment::MIGRATIONS, svc_payment::serve).await
 }

@@ -113,15 +113,6 @@ pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown)
     Ok(())
 }
 
-/// Migrates the database.
-///
-/// # Errors
-/// If the database can't be used.
-pub async fn migrate(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.common.open_database(MIGRATIONS, &Clock::system(), &shutdown).await?.close().await;
-    Ok(())
-}
-
 /// Reads the period of key rotation. A shorter one would publish ever more keys at once.
 fn rotation_period(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_secs(3600);

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    mesh::process::run("svc-user", svc_user::serve, svc_user::migrate).await
+    mesh::process::run("svc-user", svc_user::MIGRATIONS, svc_user::serve).await
 }

@@ -98,17 +98,11 @@ impl Common {
         clock: &Clock,
         shutdown: &Shutdown,
     ) -> Result<Database, DatabaseError> {
-        let database = loop {
-            match Database::open(&self.database_url, self.database_connections).await {
-                Ok(database) => break database,
-                Err(error) if error.may_pass() && !shutdown.has_begun() => {
-                    tracing::warn!(error = chain(&error), "waiting for the database");
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::select! { () = tokio::time::sleep(DATABASE_PAUSE) => {}, () = shutdown.begun() => {} }
-        };
-        database.migrate(migrations).await?;
+        let database = wait_for_database(&self.database_url, self.database_connections, shutdown).await?;
+        let change = database.migrate(migrations).await?;
+        if change.from != change.to {
+            tracing::info!(schema.from = change.from, schema.to = change.to, "the database was migrated");
+        }
         clock.follow(&database, shutdown).await;
         Ok(database)
     }
@@ -143,6 +137,27 @@ impl Common {
             shutdown.clone(),
         );
         Authenticator::new(keys, tokens, clock.clone())
+    }
+}
+
+/// Opens a database, waiting for it if it is not there yet.
+///
+/// # Errors
+/// If the database answers but can't be used; if shutdown begins while waiting.
+pub async fn wait_for_database(
+    url: &DatabaseUrl,
+    connections: u32,
+    shutdown: &Shutdown,
+) -> Result<Database, DatabaseError> {
+    loop {
+        match Database::open(url, connections).await {
+            Ok(database) => return Ok(database),
+            Err(error) if error.may_pass() && !shutdown.has_begun() => {
+                tracing::warn!(error = chain(&error), "waiting for the database");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! { () = tokio::time::sleep(DATABASE_PAUSE) => {}, () = shutdown.begun() => {} }
     }
 }
 

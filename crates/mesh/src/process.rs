@@ -1,9 +1,9 @@
 //! A service as a process of its own: reads the environment, listens, and serves or migrates.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{io::Write, net::SocketAddr, process::ExitCode};
 
 use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
 use tokio::net::TcpListener;
@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use crate::{
     admin,
     clock::Clock,
+    config::wait_for_database,
+    database::{DatabaseUrl, Migration, SchemaChange},
     failure::chain,
     server::Port,
     shutdown::Shutdown,
@@ -20,6 +22,9 @@ use crate::{
 /// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already; whether Redis is
 /// there, [`crate::redis`] says.
 pub const LOGGED: &str = "info,opentelemetry=warn,fred=off,sqlx::postgres::notice=warn";
+
+/// Migrations have one connection, which they close.
+const MIGRATION_CONNECTIONS: u32 = 1;
 
 #[derive(Debug, Parser)]
 #[command(version, subcommand_required = false)]
@@ -45,43 +50,87 @@ struct Cli<Config: Args> {
 enum Command {
     /// Migrate the database, then serve until SIGTERM (the default).
     Serve,
-    /// Migrate the database and exit.
+    /// Migrate the database, say what was done, and exit. Of what must be set it needs the database only.
+    #[command(name = MIGRATE)]
     Migrate,
+}
+
+const MIGRATE: &str = "migrate";
+
+/// What is needed to migrate. The arguments are those of the service.
+#[derive(Debug, Args)]
+struct ToMigrate {
+    #[arg(long)]
+    database_url: DatabaseUrl,
+    #[arg(long)]
+    log_format: LogFormat,
+    #[command(flatten)]
+    telemetry: telemetry::Export,
 }
 
 /// Runs a service's process: `serve` (the default) or `migrate`. An error is one line on standard error and exit code 1.
 pub async fn run<Config: Args>(
     name: &'static str,
+    migrations: &'static [Migration],
     serve: impl AsyncFnOnce(Config, Port, Clock, Shutdown) -> anyhow::Result<()>,
-    migrate: impl AsyncFnOnce(Config, Shutdown) -> anyhow::Result<()>,
 ) -> ExitCode {
-    let cli: Cli<Config> = parse(command::<Config>(name));
-    let shutdown = Shutdown::new();
-    let work = async {
-        shutdown.on_signals()?;
-        match cli.command.unwrap_or(Command::Serve) {
-            Command::Migrate => migrate(cli.config, shutdown.clone()).await,
-            Command::Serve => {
-                let port = reserve(cli.grpc_listen_addr)?;
-                let admin = listen(cli.admin_listen_addr).await?;
-                tracing::info!(
-                    service.name = name,
-                    address = %port.local_addr()?,
-                    admin.address = %admin.local_addr()?,
-                    "starting"
-                );
-                let serving = serve(cli.config, port, Clock::system(), shutdown.clone());
-                admin::beside(admin, serving).await
-            }
-        }
+    let mut command = command::<Config>(name);
+    if std::env::args().any(|argument| argument == MIGRATE) {
+        command = needing_the_database_only(command);
+    }
+    let matches = matches(command);
+    let outcome = if matches.subcommand_name() == Some(MIGRATE) {
+        let told: ToMigrate = read(&matches);
+        let work = migrate(name, migrations, &told.database_url);
+        telemetry::around(name, told.log_format, LOGGED, &told.telemetry, work).await
+    } else {
+        let cli: Cli<Config> = read(&matches);
+        let work = async {
+            let shutdown = Shutdown::new();
+            shutdown.on_signals()?;
+            let port = reserve(cli.grpc_listen_addr)?;
+            let admin = listen(cli.admin_listen_addr).await?;
+            tracing::info!(
+                service.name = name,
+                address = %port.local_addr()?,
+                admin.address = %admin.local_addr()?,
+                "starting"
+            );
+            let serving = serve(cli.config, port, Clock::system(), shutdown.clone());
+            admin::beside(admin, serving).await
+        };
+        telemetry::around(name, cli.log_format, LOGGED, &cli.telemetry, work).await
     };
-    match telemetry::around(name, cli.log_format, LOGGED, &cli.telemetry, work).await {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Migrates a database, and says on standard output what was done.
+async fn migrate(name: &str, migrations: &[Migration], url: &DatabaseUrl) -> anyhow::Result<()> {
+    let shutdown = Shutdown::new();
+    shutdown.on_signals()?;
+    let database = wait_for_database(url, MIGRATION_CONNECTIONS, &shutdown).await?;
+    let SchemaChange { from, to } = database.migrate(migrations).await?;
+    database.close().await;
+    let done = match to {
+        _ if from == to => format!("is at version {to} already: nothing to do"),
+        _ => format!("went from version {from} to {to}"),
+    };
+    // Whoever started it may not care to read.
+    let _ = writeln!(std::io::stdout(), "{name}: the schema of {url:?} {done}");
+    Ok(())
+}
+
+fn needing_the_database_only(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| {
+        let is_needed = argument.get_id() == "database_url";
+        argument.required(is_needed)
+    })
 }
 
 /// What a service's process may be told.
@@ -92,8 +141,15 @@ pub fn command<Config: Args>(name: &'static str) -> clap::Command {
 /// What this process is told by its arguments and environment. If that makes no sense, it ends with an error that names
 /// the setting, and shows no secret.
 pub fn parse<Cli: FromArgMatches>(command: clap::Command) -> Cli {
-    let matches = command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit());
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    read(&matches(command))
+}
+
+fn matches(command: clap::Command) -> ArgMatches {
+    command.try_get_matches().unwrap_or_else(|error| without_secrets(error).exit())
+}
+
+fn read<Cli: FromArgMatches>(matches: &ArgMatches) -> Cli {
+    Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Listens on an address.
@@ -124,8 +180,20 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+
     use super::*;
     use crate::config::Common;
+
+    #[test]
+    fn a_migration_needs_a_database_and_no_secrets() {
+        let refusal = |arguments: &[&str]| {
+            let command = needing_the_database_only(Cli::<Common>::command());
+            command.try_get_matches_from(arguments).err().map(|error| error.kind())
+        };
+        assert_eq!(refusal(&["svc", "--database-url", "sqlite://x", MIGRATE]), None);
+        assert_eq!(refusal(&["svc", MIGRATE]), Some(ErrorKind::MissingRequiredArgument));
+    }
 
     #[test]
     fn a_refused_secret_is_not_shown() {

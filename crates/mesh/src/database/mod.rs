@@ -20,7 +20,7 @@ use sea_orm::{
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr, SqliteConnection,
     error::ErrorKind,
-    migrate::{MigrateError, MigrationType, Migrator},
+    migrate::{Migrate, MigrateError, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgDatabaseError, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -101,6 +101,15 @@ pub struct Migration {
     pub description: &'static str,
     /// The SQL, for both databases. A line that begins with `--postgres:` is taken by Postgres only.
     pub sql: &'static str,
+}
+
+/// What a migration did to a schema. Version 0 is an empty one; the same twice means that there was nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// The version before.
+    pub from: i64,
+    /// The version after.
+    pub to: i64,
 }
 
 /// Why a database can't be used.
@@ -247,7 +256,7 @@ impl Database {
     ///
     /// # Errors
     /// If the schema is newer than this program, was made by another one, or a step fails.
-    pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+    pub async fn migrate(&self, migrations: &[Migration]) -> Result<SchemaChange, DatabaseError> {
         let backend = self.backend();
         let migrator =
             Migrator::with_migrations(migrations.iter().map(|step| step.for_backend(backend)).collect());
@@ -375,19 +384,36 @@ async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bo
 
 /// On a connection that is closed afterwards: a migration may take longer than other statements, and one that failed
 /// leaves its connection with the advisory lock.
-async fn migrate_postgres(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
+async fn migrate_postgres(pool: &PgPool, migrator: &Migrator) -> Result<SchemaChange, MigrateError> {
     let mut connection = pool.acquire().await?;
     connection.close_on_drop();
     sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
-    migrator.run_direct(None, &mut *connection, false).await
+    // Twice: here, so that the version is that of our turn, and in there. Both end with the connection.
+    connection.lock().await?;
+    change_schema(&mut *connection, migrator).await
 }
 
 /// Within a transaction that keeps others out: here sqlx takes no lock. What steps were done before one failed stays.
-async fn migrate_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<(), MigrateError> {
+async fn migrate_sqlite(pool: &SqlitePool, migrator: &Migrator) -> Result<SchemaChange, MigrateError> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    let outcome = migrator.run_direct(None, &mut *transaction, false).await;
+    let outcome = change_schema(&mut *transaction, migrator).await;
     transaction.commit().await?;
     outcome
+}
+
+async fn change_schema(
+    connection: &mut impl Migrate,
+    migrator: &Migrator,
+) -> Result<SchemaChange, MigrateError> {
+    let from = schema_version(connection, migrator).await?;
+    migrator.run_direct(None, connection, false).await?;
+    Ok(SchemaChange { from, to: schema_version(connection, migrator).await? })
+}
+
+async fn schema_version(connection: &mut impl Migrate, migrator: &Migrator) -> Result<i64, MigrateError> {
+    connection.ensure_migrations_table(&migrator.table_name).await?;
+    let applied = connection.list_applied_migrations(&migrator.table_name).await?;
+    Ok(applied.iter().map(|step| step.version).max().unwrap_or_default())
 }
 
 impl Migration {

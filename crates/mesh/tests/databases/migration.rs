@@ -1,7 +1,7 @@
 //! A schema is brought up to date once, however many programs start at once.
 
 use futures_util::future::join_all;
-use mesh::database::{Database, DatabaseError, Migration, sql};
+use mesh::database::{Database, DatabaseError, Migration, SchemaChange, sql};
 use sea_orm::ConnectionTrait;
 
 use crate::{on_both_databases, open};
@@ -25,9 +25,11 @@ async fn seats(database: &Database) -> i64 {
 
 async fn programs_that_start_at_once_migrate_once(url: &str) {
     let databases = join_all((0..4).map(|_| open(url))).await;
-    for outcome in join_all(databases.iter().map(|database| database.migrate(MIGRATIONS))).await {
-        outcome.unwrap();
-    }
+    let changes = join_all(databases.iter().map(|database| database.migrate(MIGRATIONS))).await;
+    let mut changes: Vec<_> = changes.into_iter().map(|change| change.unwrap()).collect();
+    changes.sort_by_key(|change| change.from);
+    assert_eq!(changes[0], SchemaChange { from: 0, to: 2 });
+    assert_eq!(changes[1..], [SchemaChange { from: 2, to: 2 }; 3]);
     assert_eq!(seats(&databases[0]).await, 1);
 }
 

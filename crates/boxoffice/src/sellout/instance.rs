@@ -2,11 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use mesh::id::UserId;
 use reqwest::{StatusCode, Url};
+use uuid::Uuid;
 
 use crate::{
-    api::Api,
+    api::{Api, text},
     embedded::{self, Embedded},
     sweep,
 };
@@ -41,6 +43,28 @@ async fn reach_one(address: &str) -> anyhow::Result<()> {
     answered
         .unwrap_or_else(|_| bail!("no answer within {} s", FIRST_ANSWER.as_secs()))
         .with_context(|| format!("no Boxoffice can be used at {address}"))
+}
+
+/// Checks that a Boxoffice writes to these databases.
+///
+/// # Errors
+/// If what it has just acknowledged is not there.
+pub(super) async fn check_databases(api: &Api, databases: &sweep::Databases) -> anyhow::Result<()> {
+    let run = Uuid::now_v7().simple().to_string();
+    let (email, password) = (format!("witness-{run}@sellout.example"), format!("sell-out-{run}"));
+    api.sign_up(&email, &password, "Witness").await?;
+    let login = api.log_in(&email, &password).await?;
+    api.top_up(&login.access_token, 1).await?;
+    let account =
+        api.get("/v1/users/me", Some(&login.access_token)).await?.expect_success("reading an account")?;
+    let fan: UserId = text(&account, "/user/userId")?.parse()?;
+    ensure!(
+        databases.have_wallet_of(fan).await?,
+        "the databases are another server's: a wallet that was made at {} is not in them. Name those of that server by \
+         --data-dir, or by --booking-database-url and --payment-database-url",
+        api.bases().join(", ")
+    );
+    Ok(())
 }
 
 /// Reads the list of concerts, as soon as there is one.

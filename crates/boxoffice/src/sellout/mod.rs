@@ -82,7 +82,9 @@ pub async fn run(options: Options, clock: &Clock) -> anyhow::Result<bool> {
                 payment_database_url: options.payment_database_url.clone(),
             };
             databases.check().await?;
-            sell_out(&instance::reach(urls).await?, &options, &databases, clock).await
+            let api = instance::reach(urls).await?;
+            instance::check_databases(&api, &databases).await?;
+            sell_out(&api, &options, &databases, clock).await
         }
         [] => {
             let throwaway = Throwaway::start().await?;

@@ -1,8 +1,8 @@
 //! The invariant sweep: what must hold whatever happened, checked against the databases. It only reads.
 //!
 //! The numbers are those of the quality bar: I1 one live claim a seat; I3 money adds up; I4 what was acknowledged is
-//! there; I6 numbers are unique; I7 holds are given back in time. I7 is watched by the sell-out, as holds are in no
-//! database; the sweep alone reports it as not watched.
+//! there; I6 numbers are unique; I7 holds are given back in time. What was acknowledged, and what became of holds, the
+//! sell-out sees; the sweep alone reports I4 and I7 as not watched.
 
 mod books;
 #[cfg(test)]
@@ -12,9 +12,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use mesh::{
-    database::{Database, DatabaseUrl},
-    id::BookingId,
+    database::{Database, DatabaseUrl, sql},
+    id::{BookingId, Id, UserId},
 };
+use sea_orm::ConnectionTrait;
 
 use self::books::Books;
 use crate::embedded::database_url;
@@ -139,6 +140,18 @@ impl Databases {
             }
         };
         Database::open_to_read(&url).await.with_context(|| format!("the {service} database can't be swept"))
+    }
+
+    /// Whether they are those of a Boxoffice where this fan has a wallet.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn have_wallet_of(&self, fan: UserId) -> anyhow::Result<bool> {
+        let payment = self.open_one(&self.payment_database_url, "payment").await?;
+        let find = sql(payment.reader(), "SELECT fan FROM wallet WHERE fan = $1", [fan.uuid().into()]);
+        let found = payment.reader().query_one_raw(find).await?;
+        payment.close().await;
+        Ok(found.is_some())
     }
 
     /// Whether they can be swept, to be asked before there is much to sweep.

@@ -46,8 +46,7 @@ impl Authenticator {
     /// Who sent these headers, if they may call a method of this access level.
     ///
     /// # Errors
-    /// `TOKEN_MISSING`, `TOKEN_INVALID`, `TOKEN_EXPIRED` or `ACCESS_DENIED`; `KEYS_UNAVAILABLE` if no key was ever had. A
-    /// public method asks for no token, so none that is sent to it is refused.
+    /// `TOKEN_MISSING`, `TOKEN_INVALID`, `TOKEN_EXPIRED` or `ACCESS_DENIED`; `KEYS_UNAVAILABLE` if no key was ever had.
     pub async fn authenticate(&self, headers: &HeaderMap, access: Access) -> Result<Caller, Failure> {
         if access == Access::Internal
             && let Some(token) = headers.get(SERVICE_HEADER)
@@ -55,10 +54,19 @@ impl Authenticator {
             let name = self.service_tokens.verify(token.as_bytes(), self.clock.now()).ok_or_else(invalid)?;
             return Ok(Caller::Service(name));
         }
-        let user = match self.user(headers).await {
-            // A client that sends its token with every call must be able to log in and refresh, whatever became of it.
-            Err(_) if access == Access::Public => return Ok(Caller::Anonymous),
-            verified => verified?,
+        let user = match headers.get(http::header::AUTHORIZATION) {
+            None if access == Access::Public => return Ok(Caller::Anonymous),
+            None => return Err(missing()),
+            Some(value) => {
+                let bearer = value.to_str().ok().and_then(bearer).ok_or_else(invalid)?;
+                match self.keys.verify(bearer, self.clock.now()).await {
+                    // A client that sends its token with every call must be able to log in and refresh when it expired.
+                    Err(failure) if access == Access::Public && failure.is(ErrorReason::TokenExpired) => {
+                        return Ok(Caller::Anonymous);
+                    }
+                    verified => verified?,
+                }
+            }
         };
         let may_call = match access {
             Access::Public | Access::User => true,
@@ -70,12 +78,6 @@ impl Authenticator {
             return Err(Failure::new(ErrorReason::AccessDenied, "your account may not do this"));
         }
         Ok(Caller::User(user))
-    }
-
-    async fn user(&self, headers: &HeaderMap) -> Result<Arc<User>, Failure> {
-        let value = headers.get(http::header::AUTHORIZATION).ok_or_else(missing)?;
-        let token = value.to_str().ok().and_then(bearer).ok_or_else(invalid)?;
-        self.keys.verify(token, self.clock.now()).await
     }
 }
 

@@ -64,7 +64,7 @@ fn cases(mesh: &Mesh) -> Vec<Case> {
         token.to_str().unwrap().to_owned()
     };
     let (ours, another) = (service_token("payment"), service_token("concert"));
-    let forged = [OK, INVALID, INVALID, INVALID, INVALID];
+    let forged = [INVALID, INVALID, INVALID, INVALID, INVALID];
     let expired = [OK, EXPIRED, EXPIRED, EXPIRED, EXPIRED];
     let no_user = [OK, MISSING, MISSING, MISSING, INVALID];
     vec![

@@ -173,14 +173,16 @@ async fn payment_killed_at_a_step_is_asked_again() {
     tokio::join!(payment_dies(1, Successor::Itself), payment_dies(2, Successor::Other));
 }
 
-#[tokio::test]
-#[ignore = "needs Postgres and Redis: scripts/test runs it"]
-async fn payment_killed_while_it_voids_is_asked_again_when_it_is_back() {
-    let mut mesh = Plan::default().start().await;
+/// Has the first payment die at each point of voiding, while there is no other; whether it is back afterwards, or another one is.
+async fn payment_dies_while_it_voids(replicas: usize) {
+    let mut mesh = Plan::default().with_replicas("payment", replicas).start().await;
     let crowd = Crowd::gather(&mesh, 0, 4).await;
+    let heir = replicas - 1;
     for at in VOIDING {
+        for index in 0..replicas {
+            mesh.replica("payment", index).kill().await;
+        }
         let payment = mesh.replica("payment", 0);
-        payment.kill().await;
         payment.start_to_crash(at);
         payment.ready().await;
         // A charge that was refused and asked for again is voided: nobody knows what became of it the first time.
@@ -190,9 +192,34 @@ async fn payment_killed_while_it_voids_is_asked_again_when_it_is_back() {
         booking.crashed().await;
         booking.start();
         mesh.replica("payment", 0).crashed().await;
-        mesh.replica("payment", 0).start();
-        mesh.replica("payment", 0).ready().await;
-        mesh.converges(&format!("svc-payment killed at {at}, restarted"), RECOVERY, &crowd).await;
+        mesh.replica("payment", heir).start();
+        mesh.replica("payment", heir).ready().await;
+        let how = if heir == 0 { "restarted" } else { "taken over" };
+        mesh.converges(&format!("svc-payment killed at {at}, {how}"), RECOVERY, &crowd).await;
+        if heir != 0 {
+            mesh.replica("payment", 0).start();
+            mesh.replica("payment", 0).ready().await;
+        }
+    }
+    mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn payment_killed_while_it_voids_is_asked_again() {
+    tokio::join!(payment_dies_while_it_voids(1), payment_dies_while_it_voids(2));
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn whoever_has_no_part_in_the_saga_may_be_killed_too() {
+    let mut mesh = Plan::default().start().await;
+    let crowd = Crowd::gather(&mesh, 4, 1).await;
+    for service in ["user", "concert", "gateway"] {
+        mesh.replica(service, 0).kill().await;
+        mesh.replica(service, 0).start();
+        mesh.replica(service, 0).ready().await;
+        mesh.converges(&format!("{service} killed, restarted"), RECOVERY, &crowd).await;
     }
     mesh.assert_sound(crowd).await;
 }

@@ -4,6 +4,8 @@ mod hot;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use mesh::{
     Failure,
@@ -141,26 +143,21 @@ impl Store {
     /// Which seats of a concert are sold, and how many each fan has.
     pub(crate) async fn find_sold(&self, concert: ConcertId, places: u32) -> Result<Sold, Error> {
         let reader = self.database.reader();
-        let of_concert = |text: &str| sql(reader, text, [concert.uuid().into()]);
-        // Fans first: a claim in between only makes a fan's seats known a little later, when its hold is settled.
-        let fans = reader
-            .query_all_raw(of_concert("SELECT fan, seats FROM fan_seats WHERE concert = $1 AND seats > 0"))
-            .await?
-            .iter()
-            .map(|row| {
-                Ok((
-                    UserId::from_uuid(row.try_get("", "fan")?),
-                    row.try_get::<i32>("", "seats")?.max(0) as u32,
-                ))
-            })
-            .collect::<Result<_, DbErr>>()?;
-        let seats = reader
-            .query_all_raw(of_concert("SELECT seat FROM claim WHERE concert = $1"))
-            .await?
-            .iter()
-            .map(|row| Ok(row.try_get::<i32>("", "seat")?.max(0) as u32))
-            .collect::<Result<_, DbErr>>()?;
-        Ok(Sold { places, seats, fans })
+        // One statement: of a booking that is made meanwhile both are seen, or neither.
+        let statement = sql(
+            reader,
+            "SELECT claim.seat, booking.fan FROM claim JOIN booking ON booking.id = claim.booking
+             WHERE claim.concert = $1",
+            [concert.uuid().into()],
+        );
+        let rows = reader.query_all_raw(statement).await?;
+        let mut seats = Vec::with_capacity(rows.len());
+        let mut fans: HashMap<UserId, u32> = HashMap::new();
+        for row in &rows {
+            seats.push(row.try_get::<i32>("", "seat")?.max(0) as u32);
+            *fans.entry(UserId::from_uuid(row.try_get("", "fan")?)).or_default() += 1;
+        }
+        Ok(Sold { places, seats, fans: fans.into_iter().collect() })
     }
 
     /// Which of these seats of a concert are sold.

@@ -143,8 +143,14 @@ impl Office {
 
     /// How many seats a fan is counted to have.
     async fn seats_of(&self, fan: UserId) -> u32 {
-        let sold = self.store.find_sold(self.concert, 1000).await.unwrap();
-        sold.fans.iter().find(|(known, _)| *known == fan).map_or(0, |(_, seats)| *seats)
+        let reader = self.database.reader();
+        let statement = sql(
+            reader,
+            "SELECT seats FROM fan_seats WHERE concert = $1 AND fan = $2",
+            [self.concert.uuid().into(), fan.uuid().into()],
+        );
+        let row = reader.query_one_raw(statement).await.unwrap();
+        row.map_or(0, |row| row.try_get::<i32>("", "seats").unwrap() as u32)
     }
 
     async fn count(&self, table: &str) -> i64 {
@@ -645,4 +651,30 @@ async fn a_claim_that_loses_deadlocks_is_tried_again() {
     let claimed = claim.await.unwrap();
     assert!(matches!(claimed, Ok(Ok(()))), "{claimed:?}");
     assert_eq!(office.claims().await, [1, 2]);
+}
+
+/// Whoever has locked a seat may stand still: only who wants that seat has to come again.
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn a_claim_that_waits_for_a_lock_is_refused_alone() {
+    let database = mesh_test::postgres::create_database().await;
+    let office = Office::open(database.url()).await;
+    let other = office.database.begin().await.unwrap();
+    let take_seat = sql(
+        &other,
+        "INSERT INTO claim (concert, seat, booking) VALUES ($1, 2, $2)",
+        [office.concert.uuid().into(), BookingId::new().uuid().into()],
+    );
+    other.execute_raw(take_seat).await.unwrap();
+
+    let claims = [1, 2, 3].map(|seat| office.store.claim(office.booking_of(UserId::new(), &[seat])));
+    let claimed = futures_util::future::join_all(claims).await;
+    let reasons = claimed.iter().map(|claimed| match claimed {
+        Ok(Ok(())) => "claimed",
+        Ok(Err(_)) => "conflict",
+        Err(failure) => failure.info().reason,
+    });
+    assert_eq!(reasons.collect::<Vec<_>>(), ["claimed", "RACE_LOST", "claimed"]);
+    other.rollback().await.unwrap();
+    assert_eq!(office.claims().await, [1, 3]);
 }

@@ -95,7 +95,7 @@ impl Work for Cashier {
             }
             Err(error) => error,
         };
-        if !is_conflict(&error) {
+        if !is_conflict(&error) && !database::is_locked(&error) {
             return commands.iter().map(|_| Err(error.clone().into())).collect();
         }
         tracing::debug!(error = chain(&error), batch.size = commands.len(), "a batch is redone one by one");

@@ -30,8 +30,15 @@ use crate::failure::chain;
 
 /// How long a transaction may take to begin or to be rolled back.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
-/// How long each of its statements may take, and its commit: as long as others may keep waiting who come after it.
+/// How long each of its statements may take: as long as others may keep waiting who come after it.
 const STEP_LIMIT: Duration = Duration::from_secs(2);
+/// How long a statement may wait for what another transaction has locked. Then Postgres refuses it, and the batch is done job by
+/// job: only who wants what is locked has to come again, and a Postgres that works is not taken for one that is silent.
+///
+/// Longer than Postgres waits before it looks for deadlocks, which it resolves by itself.
+const LOCK_LIMIT: Duration = Duration::from_millis(1500);
+/// How long its commit may take. Callers who are told that nobody knows are worse off than those who wait a little.
+const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Where a connection is between transactions, on Postgres and if there is one.
 pub(super) type Home = Arc<Mutex<Option<PgConnection>>>;
@@ -107,7 +114,8 @@ impl KeptConnection {
 }
 
 async fn connect(pool: &PgPool) -> Result<PgConnection, DbErr> {
-    let options = pool.connect_options();
+    let options = pool.connect_options().as_ref().clone();
+    let options = options.options([("lock_timeout", LOCK_LIMIT.as_millis().to_string())]);
     let connected = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
     let connected = connected.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
     connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())))
@@ -123,19 +131,28 @@ fn silence() -> sqlx::Error {
 }
 
 impl OnPostgres {
-    /// Waits for a step, as long as one may take.
+    /// Waits for a statement, as long as one may take.
     async fn in_time<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        self.within(STEP_LIMIT, step).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
         if self.is_silent.load(Ordering::Relaxed) {
             return Err(silence());
         }
-        timeout(STEP_LIMIT, step).await.unwrap_or_else(|_| {
+        timeout(limit, step).await.unwrap_or_else(|_| {
             self.is_silent.store(true, Ordering::Relaxed);
             Err(silence())
         })
     }
 
     async fn commit(mut self) -> Result<(), sqlx::Error> {
-        self.in_time(async { self.connection.lock().await.execute("COMMIT").await }).await?;
+        let commit = async { self.connection.lock().await.execute("COMMIT").await };
+        self.within(COMMIT_LIMIT, commit).await?;
         *self.home = Some(self.connection.into_inner());
         Ok(())
     }

@@ -69,9 +69,11 @@ impl FromStr for DatabaseUrl {
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+        // A password may be among the parameters, too.
+        let url = self.0.split('?').next().unwrap_or_default();
+        match (url.split_once("://"), url.rsplit_once('@')) {
             (Some((scheme, _)), Some((_, place))) => write!(formatter, "{scheme}://[redacted]@{place}"),
-            _ => formatter.write_str(&self.0),
+            _ => formatter.write_str(url),
         }
     }
 }
@@ -456,7 +458,7 @@ impl From<DbErr> for Failure {
             Failure::new(ErrorReason::DatabaseUnavailable, "the database can't be reached right now")
                 .retry_after(Duration::from_secs(1))
                 .caused_by(error)
-        } else if is_race_lost(&error) {
+        } else if is_race_lost(&error) || is_locked(&error) {
             race_lost(error)
         } else {
             Failure::internal(error)
@@ -477,6 +479,11 @@ pub fn race_lost(cause: DbErr) -> Failure {
 /// Whether Postgres ended the statement for the sake of others: a serialization failure, or a deadlock.
 fn is_race_lost(error: &DbErr) -> bool {
     refusal_of(error).and_then(|error| error.code()).is_some_and(|code| code == "40001" || code == "40P01")
+}
+
+/// Whether Postgres would not wait any longer for what another transaction has locked.
+pub fn is_locked(error: &DbErr) -> bool {
+    refusal_of(error).and_then(|error| error.code()).is_some_and(|code| code == "55P03")
 }
 
 /// Whether the database refused what was to be written, though it works: another writer was there first, or a rule of
@@ -538,9 +545,10 @@ pub fn is_unavailable(error: &DbErr) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            // Postgres: connection exception, insufficient resources, operator intervention, read-only after a failover.
-            let is_postgres =
-                ["08", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006";
+            // Postgres: connection exception, insufficient resources, operator intervention; read-only after a failover,
+            // and a transaction that did nothing for too long, as this process stood still.
+            let is_postgres = ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+                || ["25006", "25P03"].contains(&code.as_ref());
             // SQLite: busy, I/O error, full, can't open. Extended codes carry the primary one in their low byte.
             let primary = code.parse::<u32>().map(|code| code & 0xff).unwrap_or_default();
             is_postgres && code.len() == 5 || code.len() < 5 && [5, 10, 13, 14].contains(&primary)
@@ -644,6 +652,8 @@ mod tests {
     fn a_password_is_never_shown() {
         let url: DatabaseUrl = "postgres://boxoffice:secret@db/booking".parse().unwrap();
         assert_eq!(format!("{url:?}"), "postgres://[redacted]@db/booking");
+        let url: DatabaseUrl = "postgres://db/booking?user=u&password=secret".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "postgres://db/booking");
         for wrong in ["", "mysql://db", "postgres://u:hunter2@db:port/booking", "postgres://db?sslmode=no"] {
             assert!(wrong.parse::<DatabaseUrl>().is_err(), "{wrong}");
         }

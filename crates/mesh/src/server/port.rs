@@ -47,7 +47,13 @@ impl Port {
     /// If another process has begun to listen on it meanwhile.
     pub fn open(self) -> io::Result<TcpIncoming> {
         let listener = match self {
-            Self::Reserved(socket) => socket.listen(BACKLOG)?,
+            Self::Reserved(socket) => {
+                let address = socket.local_addr()?;
+                let in_use = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
+                };
+                socket.listen(BACKLOG).map_err(in_use)?
+            }
             Self::Open(listener) => listener,
         };
         tracing::info!(address = %listener.local_addr()?, "listening");

@@ -180,6 +180,34 @@ async fn what_one_that_is_cut_off_has_locked_is_not_locked_for_long() {
 
 #[tokio::test]
 #[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_the_server_ended_as_nothing_was_done_on_it_is_unavailable() {
+    let server = mesh_test::postgres::create_database().await;
+    let database = open(server.url()).await;
+    create_seats(&database).await;
+    let connection = KeptConnection::new(database.clone());
+    let transaction = connection.begin().await.unwrap();
+    let at_once = "SET LOCAL idle_in_transaction_session_timeout = 1";
+    transaction.execute_unprepared(at_once).await.unwrap();
+    wait_until("the server to end it", LONGEST_WAIT, async || {
+        let statement = sql(
+            database.reader(),
+            "SELECT 1 FROM pg_stat_activity
+             WHERE datname = current_database() AND state LIKE 'idle in%'",
+            [],
+        );
+        match database.reader().query_all_raw(statement).await.unwrap().len() {
+            0 => Ok(()),
+            _ => Err("it is there".to_owned()),
+        }
+    })
+    .await;
+    let added = add_seat(&transaction, 1).await;
+    assert_unavailable(transaction.end(added).await.map(drop));
+    assert_eq!(add(&connection, 2).await.unwrap(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
 async fn it_is_closed_with_its_database() {
     let server = mesh_test::postgres::create_database().await;
     let database = open(server.url()).await;

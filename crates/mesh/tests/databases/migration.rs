@@ -24,7 +24,10 @@ async fn seats(database: &Database) -> i64 {
 }
 
 async fn programs_that_start_at_once_migrate_once(url: &str) {
-    let databases = join_all((0..4).map(|_| open(url))).await;
+    let mut databases = Vec::new();
+    for _ in 0..4 {
+        databases.push(open(url).await);
+    }
     let changes = join_all(databases.iter().map(|database| database.migrate(MIGRATIONS))).await;
     let mut changes: Vec<_> = changes.into_iter().map(|change| change.unwrap()).collect();
     changes.sort_by_key(|change| change.from);

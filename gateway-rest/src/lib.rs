@@ -40,7 +40,7 @@ use self::{
     router::Channels,
 };
 
-/// Calls that may wait for one service beside those of any client: together as many as a service works on at once. A
+/// Calls that may wait for one service beside those of any client: together as many as one of its processes works on at once. A
 /// sale begins with a step; who is too many then is told so at once, and comes back when the answer says.
 const ROOM: usize = MAX_IN_FLIGHT / 4;
 

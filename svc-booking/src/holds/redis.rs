@@ -31,7 +31,7 @@ use crate::domain::{
 
 /// How often concerts that somebody watches are looked at.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
-/// Expired holds that one script gives back: it keeps everybody else waiting for about a millisecond.
+/// Expired holds that one script gives back: it keeps everybody else waiting for two or three milliseconds.
 const RELEASED_AT_ONCE: usize = 100;
 /// Changes of a watched concert that are remembered here, for who is a little late.
 const CHANGES_FED: usize = 4096;
@@ -613,9 +613,10 @@ async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<Revisio
     read_revision(&epoch, number(&revision)?).map(Some)
 }
 
-/// A key of a concert. What is in braces decides the slot.
+/// A key of a concert. What is in braces decides the slot. The number is that of the layout: what is there in another one is
+/// as if it were not.
 fn key(concert: ConcertId, part: &str) -> String {
-    format!("booking:{{{}}}:{part}", concert.uuid().simple())
+    format!("booking:2:{{{}}}:{part}", concert.uuid().simple())
 }
 
 /// The keys of a concert, in the order in which scripts take them.
@@ -635,7 +636,7 @@ fn request_key_of(concert: ConcertId, fan: UserId, request_key: &str) -> String 
 
 /// Where the concerts stand that have a mark.
 fn marked_key(mark: ConcertMark) -> String {
-    format!("booking:marked:{}", hex(&mark))
+    format!("booking:2:marked:{}", hex(&mark))
 }
 
 /// Where a concert stands among those known here.

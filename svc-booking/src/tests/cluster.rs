@@ -43,7 +43,7 @@ async fn sell_everywhere(house: &mut House, cluster: &mut RedisCluster) -> Vec<P
     for _ in 0..CONCERTS {
         let concert = house.concert_service.put_on_sale(open_time, close_time);
         buy(house, concert, "A-1-1").await;
-        let is_there = format!("EXISTS booking:{{{}}}:meta", concert.uuid().simple());
+        let is_there = format!("EXISTS booking:2:{{{}}}:meta", concert.uuid().simple());
         let mut has_it = cluster.nodes().iter().map(|node| node.command(&is_there) == ":1");
         placed.push(Placed { concert, server: has_it.position(|has_it| has_it).expect("one has it") });
     }

@@ -85,7 +85,7 @@ fn redis_benchmark(stage: &Stage, seconds: u64) -> anyhow::Result<f64> {
     let address = deployment.redis.address();
     let port = address.rsplit_once(':').context("no port")?.1;
     let digest = redis_cli(port, &["-x", "SCRIPT", "LOAD"])?;
-    let key = |part: &str| format!("booking:{{bench}}:{part}");
+    let key = |part: &str| format!("booking:2:{{bench}}:{part}");
     let keys: Vec<String> = PARTS.iter().map(|part| key(part)).collect();
     let delete_all = || {
         let command: Vec<&str> = iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();

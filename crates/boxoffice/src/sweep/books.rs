@@ -73,7 +73,7 @@ struct Seat {
 impl Books {
     /// Reads each database as it is at one moment; the two moments differ.
     pub(super) async fn read(booking: &Database, payment: &Database) -> anyhow::Result<Self> {
-        let (booking, payment) = (&snapshot(booking).await?, &snapshot(payment).await?);
+        let payment = &snapshot(payment).await?;
         let entries = rows(payment, "SELECT id, transaction_id, account, owner, amount FROM entry", |row| {
             Ok(Entry {
                 id: row.try_get("", "id")?,
@@ -97,6 +97,8 @@ impl Books {
             })
         })
         .await?;
+        // Begun when it is needed: a transaction that does nothing is ended after a while.
+        let booking = &snapshot(booking).await?;
         let claims = rows(booking, "SELECT concert, seat, booking FROM claim", |row| {
             Ok(Claim {
                 concert: row.try_get("", "concert")?,

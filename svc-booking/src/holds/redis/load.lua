@@ -9,13 +9,37 @@ if loads_before ~= '' and (redis.call('GET', loads) or '0') ~= loads_before then
 end
 redis.call('DEL', fans, changes)
 redis.call('SET', states, sold)
-for first = 8, #ARGV, 1000 do
-  redis.call('HSET', fans, unpack(ARGV, first, math.min(first + 999, #ARGV)))
+local counts = {}
+for index = 8, #ARGV, 2 do
+  counts[ARGV[index]] = tonumber(ARGV[index + 1])
 end
+-- There may be tens of thousands of holds: few calls for all of them.
+local held = {}
 for _, record in ipairs(redis.call('HVALS', holds)) do
   local hold = parse(record)
-  set(HELD, hold.seats, '1')
-  count(hold.fan, #hold.seats)
+  counts[hold.fan] = (counts[hold.fan] or 0) + #hold.seats
+  for _, seat in ipairs(hold.seats) do
+    held[#held + 1] = seat
+  end
+  if #held >= 1000 then
+    set(HELD, held, '1')
+    held = {}
+  end
+end
+if #held > 0 then
+  set(HELD, held, '1')
+end
+local fields = {}
+for of_fan, seats in pairs(counts) do
+  fields[#fields + 1] = of_fan
+  fields[#fields + 1] = integer(seats)
+  if #fields >= 2000 then
+    redis.call('HSET', fans, unpack(fields))
+    fields = {}
+  end
+end
+if #fields > 0 then
+  redis.call('HSET', fans, unpack(fields))
 end
 redis.call('HSET', meta, 'epoch', new_epoch, 'revision', 0, 'places', new_places, 'unsold', unsold)
 redis.call('PEXPIRE', meta, lifetime)

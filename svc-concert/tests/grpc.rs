@@ -815,6 +815,9 @@ async fn a_list_goes_on_where_it_ended_though_concerts_are_made_meanwhile() {
     let token = first.next_page_token;
     let other_filter = ListConcertsRequest { genre: "jazz".into(), ..page(2, &token) };
     assert_refused(service.list(None, other_filter).await, "PAGE_TOKEN_INVALID", &["page_token"]);
+    // Postgres has no text with a zero byte.
+    let unspeakable = ListConcertsRequest { genre: "\0".to_owned(), ..Default::default() };
+    assert_refused(service.list(None, unspeakable).await, "FIELD_INVALID", &["genre"]);
     assert_refused(service.list(None, page(2, "AAAA")).await, "PAGE_TOKEN_INVALID", &["page_token"]);
     for size in [0, -1] {
         assert_refused(service.list(None, page(size, "")).await, "FIELD_INVALID", &["page_size"]);

@@ -21,12 +21,16 @@ use mesh::{client::Channel, clock::Clock, failure};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let login = CreateSessionRequest { email: env::var("EMAIL")?, password: env::var("PASSWORD")? };
+    let login = CreateSessionRequest { email: var("EMAIL")?, password: var("PASSWORD")? };
     let [user, concert, booking] =
         [channel("user", 50051)?, channel("concert", 50052)?, channel("booking", 50053)?];
     let booked = book(login, user, concert, booking).await.map_err(with_reason)?;
     println!("{}", booked.booking.unwrap_or_default().state().as_str_name());
     Ok(())
+}
+
+fn var(name: &str) -> anyhow::Result<String> {
+    env::var(name).with_context(|| format!("{name} must be set"))
 }
 
 // The README shows this function as it stands.

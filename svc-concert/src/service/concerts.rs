@@ -108,6 +108,9 @@ impl ConcertService for Shared {
     ) -> Result<Response<ListConcertsResponse>, Status> {
         let own = organizers_of(&request);
         let message = request.into_inner();
+        let mut fields = Fields::new();
+        let genre = fields.text("genre", &message.genre, 0..=50);
+        fields.finish()?;
         let page =
             Page::read(message.page_size, &message.page_token, &[&message.organizer_id, &message.genre])?;
         let listing = if message.organizer_id.is_empty() {
@@ -119,7 +122,7 @@ impl ConcertService for Shared {
             }
             Listing::Of(organizer)
         };
-        let genre = Some(message.genre.as_str()).filter(|genre| !genre.is_empty());
+        let genre = Some(genre.as_str()).filter(|genre| !genre.is_empty());
         let mut found = store::list_concerts(self.database.reader(), listing, genre, &page).await?;
         let next_page_token = page.next_token(&mut found, store::Position::after);
         let mut concerts = Vec::with_capacity(found.len());

@@ -104,7 +104,7 @@ impl Fan {
             match self.attempt(&sale, due, turn).await {
                 Ok(Try::Done) => return,
                 Ok(Try::Again) => {}
-                Err(error) => sale.tell(Event::Error(format!("{error:#}"))),
+                Err(error) => sale.tell(Event::Error(told(&error))),
             }
             let share = 0.5 + (self.dice(turn) % 1000) as f64 / 2000.0;
             tokio::time::sleep(pause.mul_f64(share)).await;
@@ -202,7 +202,7 @@ impl Fan {
     /// the same thing, or one says that the other is being worked on.
     async fn click(&self, sale: &Sale, path: &str, body: &Value) -> anyhow::Result<Reply> {
         let key = new_key();
-        let send = || sale.api.send(Method::POST, path, Some(&self.token), Some(&key), Some(body));
+        let send = || self.insist(sale, path, &key, body);
         if !self.whims.double_clicks {
             return send().await;
         }
@@ -218,6 +218,27 @@ impl Fan {
         }
         let is_definite = |reply: &Reply| reply.reason() != "REQUEST_IN_PROGRESS";
         Ok(if first.status.is_success() || !is_definite(&second) { first } else { second })
+    }
+
+    /// Sends something until there is an answer: what became of it is known then, and counted.
+    async fn insist(&self, sale: &Sale, path: &str, key: &str, body: &Value) -> anyhow::Result<Reply> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let sent = sale.api.send(Method::POST, path, Some(&self.token), Some(key), Some(body)).await;
+            let error = match sent {
+                Ok(reply) if !reply.status.is_server_error() || EXPECTED.contains(&reply.reason()) => {
+                    return Ok(reply);
+                }
+                sent => sent.and_then(|reply| reply.expect_success(path)).err(),
+            };
+            let error = error.context("an answer that is good is an answer")?;
+            if Instant::now() >= sale.limit {
+                return Err(error);
+            }
+            sale.tell(Event::Error(told(&error)));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     fn dice(&self, turn: u32) -> usize {
@@ -249,22 +270,33 @@ impl Fan {
     }
 }
 
+/// What belongs to a rush.
+const EXPECTED: [&str; 9] = [
+    "SEAT_TAKEN",
+    "NOT_ENOUGH_SEATS",
+    "HOLD_EXPIRED",
+    "HOLD_BOOKED",
+    "REQUEST_IN_PROGRESS",
+    "RACE_LOST",
+    "RATE_LIMITED",
+    "OVERLOADED",
+    "PAYMENT_UNAVAILABLE",
+];
+
 /// A refusal that is part of a rush; any other is an error.
 fn refused(sale: &Sale, reply: &Reply) -> anyhow::Result<Try> {
-    const EXPECTED: [&str; 8] = [
-        "SEAT_TAKEN",
-        "NOT_ENOUGH_SEATS",
-        "HOLD_EXPIRED",
-        "HOLD_BOOKED",
-        "REQUEST_IN_PROGRESS",
-        "RATE_LIMITED",
-        "OVERLOADED",
-        "PAYMENT_UNAVAILABLE",
-    ];
     let reason = reply.reason();
     if !EXPECTED.contains(&reason) {
         anyhow::bail!("an unexpected answer: {} {}", reply.status, reply.body);
     }
     sale.tell(Event::Refused(reason.to_owned()));
     Ok(Try::Again)
+}
+
+/// What an error says, without the id of its trace: so that those of one kind are counted together.
+fn told(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let Some((before, rest)) = text.split_once(r#""traceId":""#) else { return text };
+    let after = rest.split_once('"').map_or("", |(_, after)| after.trim_start_matches(','));
+    format!("{before}{after}")
 }

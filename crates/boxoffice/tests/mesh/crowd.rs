@@ -273,7 +273,7 @@ impl Fan {
             if let Ok(reply) = answer {
                 let is_passing = reply.status == StatusCode::SERVICE_UNAVAILABLE
                     || reply.status == StatusCode::GATEWAY_TIMEOUT
-                    || reply.reason() == "REQUEST_IN_PROGRESS";
+                    || ["REQUEST_IN_PROGRESS", "RACE_LOST"].contains(&reply.reason());
                 if !is_passing {
                     return reply;
                 }

@@ -19,6 +19,7 @@ pub mod database;
 pub mod deadline;
 pub mod failure;
 pub mod field;
+mod gathered;
 pub mod id;
 pub mod idempotency;
 pub mod lane;

@@ -30,6 +30,7 @@ use tonic::{
 use tower::{Service, ServiceExt, service_fn};
 
 use super::{address::Address, network::Network};
+use crate::gathered::Gathered;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 // Without these, a connection through a partition that was repaired stays wedged.
@@ -214,7 +215,10 @@ impl Peer {
         let connect = service_fn(move |_: Uri| {
             let network = Arc::clone(&network);
             // tonic's own limit stands outside of what it calls a failure to connect.
-            async move { timeout(CONNECT_LIMIT, network.connect(address)).await?.map(TokioIo::new) }
+            async move {
+                let connection = timeout(CONNECT_LIMIT, network.connect(address)).await??;
+                io::Result::Ok(TokioIo::new(Gathered::new(connection)))
+            }
         });
         Self {
             neighbour: endpoints.neighbour,

@@ -50,6 +50,7 @@ use crate::{
     context::Context,
     deadline,
     failure::Failure,
+    gathered::Gathered,
     metrics,
     shutdown::{DRAIN_LIMIT, Shutdown},
     telemetry::Trace,
@@ -166,7 +167,8 @@ where
         server = server.max_connection_age(age);
     }
     let stop = stop_accepting.clone();
-    let incoming = incoming.map(move |accepted| accepted.map(|stream| Prompt::new(stream, &stop)));
+    let incoming =
+        incoming.map(move |accepted| accepted.map(|stream| Gathered::new(Prompt::new(stream, &stop))));
     let serving = server
         .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))

@@ -48,6 +48,7 @@ macro_rules! contract {
 contract! {
     all_seats_or_none,
     one_of_many_wins,
+    who_comes_at_once_gets_their_own_answer,
     a_fan_has_a_limit,
     a_key_holds_once,
     an_expired_hold_frees_its_seats,
@@ -194,6 +195,43 @@ async fn all_seats_or_none(sale: Sale) {
     assert_eq!(sale.release(&hold).await, Released::Gone);
     assert_eq!(sale.letters().await, "AAAAAAAAAAAAAAAAAAAS");
     sale.held(bob, &[1, 2], "k2").await;
+}
+
+async fn who_comes_at_once_gets_their_own_answer(sale: Sale) {
+    let [ann, bob, cem] = [UserId::new(), UserId::new(), UserId::new()];
+    let booked = sale.held(ann, &[0, 1], "k").await;
+    let given_back = sale.held(bob, &[2], "k").await;
+    let settled = sale.held(bob, &[3], "l").await;
+    let mut watcher = sale.holds.watch(sale.concert).await.unwrap().unwrap();
+    let before = sale.revision().await;
+    let patience = TimeDelta::seconds(15);
+    let stranger = sale.wish(cem, &[9], "m").hold;
+    let (held, taken, again, begun, released, (), found, unknown, freed) = tokio::join!(
+        sale.hold(cem, &[4, 5], "k"),
+        sale.hold(ann, &[5, 6], "l"),
+        sale.hold(cem, &[4, 5], "k"),
+        sale.holds.begin_booking(booked.id, patience),
+        sale.release(&given_back),
+        sale.settle(bob, &[3], Some(&settled)),
+        sale.find(&settled),
+        sale.find(&stranger),
+        sale.free(cem, &[PLACES - 1]),
+    );
+    let Granted::Held(held) = held else { panic!("{held:?}") };
+    assert_eq!((held.fan, held.seats), (cem, vec![4, 5]));
+    assert_eq!(taken, Granted::Taken(vec![5]));
+    assert_eq!(again, Granted::Replayed(held.id));
+    assert_eq!(begun.unwrap(), Some(booked.clone()));
+    assert_eq!(released, Released::GivenBack(given_back));
+    assert_eq!((found, unknown, freed), (None, None, ()));
+    assert_eq!(sale.letters().await, "HHASHHAAAAAAAAAAAAAA");
+    assert_eq!(sale.unsold().await, [(sale.concert, PLACES - 1)]);
+    watcher.changed().await.unwrap();
+    let letter = |(seat, state): (u32, SeatState)| (seat, state as u8 as char);
+    let changes = sale.changes_since(before).await.seats.unwrap();
+    let mut changed: Vec<_> = changes.into_iter().map(letter).collect();
+    changed.sort_unstable();
+    assert_eq!(changed, [(2, 'A'), (3, 'S'), (4, 'H'), (5, 'H'), (19, 'A')]);
 }
 
 async fn one_of_many_wins(sale: Sale) {

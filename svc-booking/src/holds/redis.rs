@@ -1,7 +1,9 @@
-//! Holds in Redis, for all replicas. Each operation is one script on the keys of a concert, which are in one slot of a
+//! Holds in Redis, for all replicas. What changes is changed by scripts on the keys of a concert, which are in one slot of a
 //! cluster; all of it may be lost at any time (docs/decisions/0012).
 //!
 //! Expiry is judged by Redis' clock: what the wish says of times only tells how long.
+
+mod operations;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fred::{
     bytes::Bytes,
     interfaces::{HashesInterface, KeysInterface, SetsInterface},
-    types::{Value, scripts::Script},
+    types::{FromValue, Value, scripts::Script},
 };
 use futures_util::future::{join_all, try_join_all};
 use mesh::{
@@ -23,6 +25,7 @@ use mesh::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::operations::{Operation, Queue};
 use super::{Changes, Granted, KEY_LIFETIME, Released, Revision, SeatState, Snapshot, Sold, Wish};
 use crate::domain::{
     hold::{ConcertMark, Hold, MAX_LIFE, concert_mark, mark_of},
@@ -44,24 +47,22 @@ const LIFETIME: TimeDelta = TimeDelta::hours(24);
 /// A script, behind what all of them begin with.
 macro_rules! script {
     ($file:literal) => {
-        LazyLock::new(|| Script::from_lua(concat!(include_str!("redis/shared.lua"), include_str!($file))))
+        std::sync::LazyLock::new(|| {
+            fred::types::scripts::Script::from_lua(concat!(
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/holds/redis/shared.lua")),
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/holds/redis/", $file))
+            ))
+        })
     };
 }
+use script;
 
-static HOLD: LazyLock<Script> = script!("redis/hold.lua");
-static FIND: LazyLock<Script> = script!("redis/find.lua");
-static EXTEND: LazyLock<Script> = script!("redis/extend.lua");
-static BEGIN_BOOKING: LazyLock<Script> = script!("redis/begin_booking.lua");
-static END_BOOKING: LazyLock<Script> = script!("redis/end_booking.lua");
-static RELEASE: LazyLock<Script> = script!("redis/release.lua");
-static SETTLE: LazyLock<Script> = script!("redis/settle.lua");
-static FREE: LazyLock<Script> = script!("redis/free.lua");
-static RELEASE_EXPIRED: LazyLock<Script> = script!("redis/release_expired.lua");
-static SNAPSHOT: LazyLock<Script> = script!("redis/snapshot.lua");
-static CHANGES: LazyLock<Script> = script!("redis/changes.lua");
-static LOAD: LazyLock<Script> = script!("redis/load.lua");
-static UNLOAD: LazyLock<Script> = script!("redis/unload.lua");
-static KEEP: LazyLock<Script> = script!("redis/keep.lua");
+static RELEASE_EXPIRED: LazyLock<Script> = script!("release_expired.lua");
+static SNAPSHOT: LazyLock<Script> = script!("snapshot.lua");
+static CHANGES: LazyLock<Script> = script!("changes.lua");
+static LOAD: LazyLock<Script> = script!("load.lua");
+static UNLOAD: LazyLock<Script> = script!("unload.lua");
+static KEEP: LazyLock<Script> = script!("keep.lua");
 
 /// The holds of all concerts.
 #[derive(Debug)]
@@ -86,6 +87,7 @@ struct Known {
     changed: watch::Sender<()>,
     /// What those are told. None: it was not loaded.
     feed: Option<Feed>,
+    queue: Queue,
 }
 
 /// The changes of a concert that somebody watches here: asked for once, however many watch.
@@ -133,46 +135,53 @@ impl RedisHolds {
         self.concerts().keys().map(|(_, concert)| *concert).collect()
     }
 
-    /// Runs a script on a concert.
-    async fn run<Answer: fred::types::FromValue>(
+    /// Runs a script on a concert as a whole.
+    async fn run<Answer: FromValue>(
         &self,
         script: &Script,
         concert: ConcertId,
         arguments: Vec<Value>,
     ) -> Result<Answer, RedisError> {
-        self.run_on(script, concert, keys(concert), arguments).await
-    }
-
-    async fn run_on<Answer: fred::types::FromValue>(
-        &self,
-        script: &Script,
-        concert: ConcertId,
-        keys: Vec<String>,
-        arguments: Vec<Value>,
-    ) -> Result<Answer, RedisError> {
-        let was_used =
-            std::mem::replace(&mut self.concerts().entry(place_of(concert)).or_default().is_used, true);
-        if !was_used {
-            // Its keys must not expire one by one under its users.
-            self.keep(concert).await?;
-        }
+        self.note_use(concert).await?;
         let mut all = Vec::with_capacity(arguments.len() + 1);
         all.push(self.clock_shift().into());
         all.extend(arguments);
-        self.redis.run(script, keys, all).await
+        self.redis.run(script, keys(concert), all).await
     }
 
-    /// Runs a script about a hold on the concerts that it may be of by its id, until one knows it. Hardly ever there are
-    /// two of them.
-    async fn ask<Answer: fred::types::FromValue>(
+    /// Has something done to one hold, or for one fan.
+    async fn operate<Answer: FromValue>(
         &self,
-        script: &Script,
-        keys: fn(ConcertId) -> Vec<String>,
+        concert: ConcertId,
+        operation: Operation,
+    ) -> Result<Answer, RedisError> {
+        self.note_use(concert).await?;
+        let shift = self.clock_shift();
+        let answer = operations::operate(&self.redis, &self.concerts, concert, shift, operation).await?;
+        Ok(answer.convert()?)
+    }
+
+    /// Notes that a concert is used here.
+    async fn note_use(&self, concert: ConcertId) -> Result<(), RedisError> {
+        let was_used =
+            std::mem::replace(&mut self.concerts().entry(place_of(concert)).or_default().is_used, true);
+        if !was_used {
+            // Its keys must not expire one by one under its users. Boxed, as it is rare, and all that operate would be as large.
+            Box::pin(self.keep(concert)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks about a hold at the concerts that it may be of by its id, until one knows it. Hardly ever there are two of them.
+    async fn ask<Answer: FromValue>(
+        &self,
+        name: &'static str,
         hold: HoldId,
         durations: &[TimeDelta],
     ) -> Result<Option<(ConcertId, Answer)>, RedisError> {
         let mut arguments: Vec<Value> = vec![text_of(hold).into()];
         arguments.extend(durations.iter().map(|duration| Value::from(duration.num_milliseconds())));
+        let operation = || Operation { name, request_key: None, arguments: arguments.clone() };
         let mark = concert_mark(hold);
         let known: Vec<ConcertId> = {
             let concerts = self.concerts();
@@ -180,34 +189,36 @@ impl RedisHolds {
             marked.map(|(place, _)| *place).take_while(|place| place.0 == mark).map(|place| place.1).collect()
         };
         for concert in &known {
-            let answer = self.run_on(script, *concert, keys(*concert), arguments.clone()).await?;
-            if let Some(answer) = answer {
+            if let Some(answer) = self.operate(*concert, operation()).await? {
                 return Ok(Some((*concert, answer)));
             }
         }
         // Another process may have made it, of a concert that nobody asked for here.
-        let marked: Vec<String> = self.redis.connected()?.smembers(marked_key(mark)).await?;
-        for concert in marked {
-            let concert = ConcertId::from_uuid(read_uuid(&concert)?);
+        for concert in Box::pin(self.list_marked(mark)).await? {
             if known.contains(&concert) {
                 continue;
             }
-            let answer = self.run_on(script, concert, keys(concert), arguments.clone()).await?;
-            if let Some(answer) = answer {
+            if let Some(answer) = self.operate(concert, operation()).await? {
                 return Ok(Some((concert, answer)));
             }
         }
         Ok(None)
     }
 
-    /// A hold as it is after a script, if it is.
+    /// The concerts of a mark that some process knows.
+    async fn list_marked(&self, mark: ConcertMark) -> Result<Vec<ConcertId>, RedisError> {
+        let marked: Vec<String> = self.redis.connected()?.smembers(marked_key(mark)).await?;
+        marked.iter().map(|concert| read_uuid(concert).map(ConcertId::from_uuid)).collect()
+    }
+
+    /// A hold as it is after an operation, if it is.
     async fn hold_after(
         &self,
-        script: &Script,
+        name: &'static str,
         hold: HoldId,
         durations: &[TimeDelta],
     ) -> Result<Option<Hold>, RedisError> {
-        let found: Option<(_, String)> = self.ask(script, keys_of_holds, hold, durations).await?;
+        let found: Option<(_, String)> = self.ask(name, hold, durations).await?;
         found.map(|(concert, record)| read_hold(hold, concert, &record)).transpose()
     }
 
@@ -249,8 +260,7 @@ impl RedisHolds {
 
     pub(super) async fn hold(&self, wish: Wish) -> Result<Granted, RedisError> {
         let Wish { hold, limit, request_key, fingerprint } = wish;
-        let mut keys = keys(hold.concert);
-        keys.push(request_key_of(hold.concert, hold.fan, &request_key));
+        let concert = hold.concert;
         let mut arguments: Vec<Value> = vec![
             text_of(hold.id).into(),
             hold.fan.uuid().simple().to_string().into(),
@@ -261,8 +271,9 @@ impl RedisHolds {
             i64::from(hold.is_adjacent).into(),
         ];
         arguments.extend(hold.seats.iter().map(|seat| Value::from(*seat)));
-        let concert = hold.concert;
-        let granted: Vec<String> = self.run_on(&HOLD, concert, keys, arguments).await?;
+        let request_key = Some(request_key_of(concert, hold.fan, &request_key));
+        let operation = Operation { name: "hold", request_key, arguments };
+        let granted: Vec<String> = self.operate(concert, operation).await?;
         let detail = granted.get(1).map_or("", String::as_str);
         Ok(match granted.first().map(String::as_str) {
             Some("not loaded") => Granted::NotLoaded,
@@ -303,11 +314,11 @@ impl RedisHolds {
     }
 
     pub(super) async fn find(&self, hold: HoldId) -> Result<Option<Hold>, RedisError> {
-        self.hold_after(&FIND, hold, &[]).await
+        self.hold_after("find", hold, &[]).await
     }
 
     pub(super) async fn extend(&self, hold: &Hold, life: TimeDelta) -> Result<Option<Hold>, RedisError> {
-        self.hold_after(&EXTEND, hold.id, &[life.min(MAX_LIFE)]).await
+        self.hold_after("extend", hold.id, &[life.min(MAX_LIFE)]).await
     }
 
     pub(super) async fn begin_booking(
@@ -315,16 +326,16 @@ impl RedisHolds {
         hold: HoldId,
         patience: TimeDelta,
     ) -> Result<Option<Hold>, RedisError> {
-        self.hold_after(&BEGIN_BOOKING, hold, &[patience, MAX_LIFE]).await
+        self.hold_after("begin_booking", hold, &[patience, MAX_LIFE]).await
     }
 
     pub(super) async fn end_booking(&self, hold: &Hold) -> Result<(), RedisError> {
-        let keys = keys_of_holds(hold.concert);
-        self.run_on(&END_BOOKING, hold.concert, keys, vec![text_of(hold.id).into()]).await
+        let arguments = vec![text_of(hold.id).into()];
+        self.operate(hold.concert, Operation { name: "end_booking", request_key: None, arguments }).await
     }
 
     pub(super) async fn release(&self, hold: HoldId) -> Result<Released, RedisError> {
-        let found: Option<(_, Vec<String>)> = self.ask(&RELEASE, keys, hold, &[]).await?;
+        let found: Option<(_, Vec<String>)> = self.ask("release", hold, &[]).await?;
         let Some((concert, released)) = found else { return Ok(Released::Gone) };
         match released.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["being booked"] => Ok(Released::BeingBooked),
@@ -343,7 +354,7 @@ impl RedisHolds {
         let mut arguments: Vec<Value> =
             vec![fan.uuid().simple().to_string().into(), hold.map(text_of).unwrap_or_default().into()];
         arguments.extend(seats.iter().map(|seat| Value::from(*seat)));
-        self.run(&SETTLE, concert, arguments).await
+        self.operate(concert, Operation { name: "settle", request_key: None, arguments }).await
     }
 
     pub(super) async fn free(
@@ -354,7 +365,7 @@ impl RedisHolds {
     ) -> Result<(), RedisError> {
         let mut arguments: Vec<Value> = vec![fan.uuid().simple().to_string().into()];
         arguments.extend(seats.iter().map(|seat| Value::from(*seat)));
-        self.run(&FREE, concert, arguments).await
+        self.operate(concert, Operation { name: "free", request_key: None, arguments }).await
     }
 
     pub(super) async fn snapshot(&self, concert: ConcertId) -> Result<Option<Snapshot>, RedisError> {
@@ -461,9 +472,9 @@ impl RedisHolds {
             let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
             let mut concerts = self.concerts();
             // Somebody may have asked for it meanwhile.
-            let is_unused = concerts
-                .get(&place_of(concert))
-                .is_some_and(|known| !known.is_used && known.changed.receiver_count() == 0);
+            let is_unused = concerts.get(&place_of(concert)).is_some_and(|known| {
+                !known.is_used && known.changed.receiver_count() == 0 && known.queue.is_idle()
+            });
             if holds == 0 && is_unused {
                 concerts.remove(&place_of(concert));
                 forgotten += 1;
@@ -623,11 +634,6 @@ fn key(concert: ConcertId, part: &str) -> String {
 fn keys(concert: ConcertId) -> Vec<String> {
     let parts = ["holds", "expiries", "fans", "states", "changes", "meta", "loads"];
     parts.iter().map(|part| key(concert, part)).collect()
-}
-
-/// The first of them, for scripts that need a hold only.
-fn keys_of_holds(concert: ConcertId) -> Vec<String> {
-    ["holds", "expiries"].iter().map(|part| key(concert, part)).collect()
 }
 
 fn request_key_of(concert: ConcertId, fan: UserId, request_key: &str) -> String {

@@ -30,9 +30,9 @@ pub(crate) struct Options {
 /// What `svc-booking` runs for a hold. Before it, the zeros are dropped that redis-benchmark puts before a number at random:
 /// a bitmap does not take them.
 const SCRIPT: &str = concat!(
-    "for i = 9, 12 do ARGV[i] = string.match(ARGV[i], '[1-9]%d*') end\n",
+    "for i = 12, 15 do ARGV[i] = string.match(ARGV[i], '[1-9]%d*') end\n",
     include_str!("../../../../svc-booking/src/holds/redis/shared.lua"),
-    include_str!("../../../../svc-booking/src/holds/redis/hold.lua")
+    include_str!("../../../../svc-booking/src/holds/redis/operations.lua")
 );
 /// The keys that the script takes, as they look.
 const PARTS: [&str; 7] = ["holds", "expiries", "fans", "states", "changes", "meta", "loads"];
@@ -102,7 +102,11 @@ fn redis_benchmark(stage: &Stage, seconds: u64) -> anyhow::Result<f64> {
 
     let id = format!("{}{ANY}", "0".repeat(20));
     let request_key = key(&format!("request:{id}:hold-{ANY}"));
-    let arguments = ["0", &id, &id, "10", "600000", "88200000", &"a".repeat(64), "1", ANY, ANY, ANY, ANY];
+    let fingerprint = "a".repeat(64);
+    // One operation, with the eighth key, of eleven arguments.
+    let operation = ["0", "hold", "8", "11"];
+    let wish = [&id, &id, "10", "600000", "88200000", &fingerprint, "1", ANY, ANY, ANY, ANY];
+    let arguments = operation.into_iter().chain(wish);
     let count = (keys.len() + 1).to_string();
     let script = ["EVALSHA", &digest, &count].map(str::to_owned).into_iter();
     let keys_of_hold = keys.iter().cloned().chain([request_key]);

@@ -1,2 +1,4 @@
 -- Gives back the seats of holds that have expired, of so many at the most. How many there were.
-return release_expired(ARGV[2], clock())
+local released = release_expired(ARGV[2], clock())
+publish()
+return released

@@ -1,14 +1,10 @@
--- What every script begins with. The keys of a concert are in one slot of a cluster; a script that needs a hold only is
--- given the first two. Each call from here costs about two microseconds, in which nobody else is served: there are no
--- more of them than needed.
+-- What every script begins with. The keys of a concert are in one slot of a cluster. Each call from here costs about two
+-- microseconds, in which nobody else is served: there are no more of them than needed.
 local holds, expiries, fans, states, changes, meta, loads = unpack(KEYS)
 -- Changes that are remembered for whoever comes back, and a few more.
 local CHANGES_KEPT = 4096
 -- False: the concert's sold seats are not known here.
-local epoch, places
-if meta then
-  epoch, places = unpack(redis.call('HMGET', meta, 'epoch', 'places'))
-end
+local epoch, places = unpack(redis.call('HMGET', meta, 'epoch', 'places'))
 
 -- Milliseconds by Redis' clock, which is the same for all who ask. A test moves it by the first argument.
 local function clock()
@@ -19,11 +15,6 @@ end
 -- Lua would write a large number as 1.8e+12; what it writes of the others takes longer.
 local function integer(number)
   return string.format('%d', number)
-end
-
--- The arguments from the given one on.
-local function arguments(first)
-  return {unpack(ARGV, first)}
 end
 
 -- The states of seats, in their order: 0 free, 1 sold, 2 held, 3 both, when a hold was lost and others sold its seats.
@@ -37,16 +28,22 @@ local function states_of(seats)
   return redis.call(unpack(command))
 end
 
--- Sets a bit of each seat to '0' or '1': the first is whether it is held, the second whether it is sold. What they were.
+-- Adds to a command that it sets a bit of each seat to '0' or '1': the first is whether it is held, the second whether it
+-- is sold.
 local HELD, SOLD = 0, 1
-local function set(which, seats, bit)
-  local command = {'BITFIELD', states}
+local function add(command, which, seats, bit)
   for _, seat in ipairs(seats) do
     command[#command + 1] = 'SET'
     command[#command + 1] = 'u1'
     command[#command + 1] = integer(seat * 2 + which)
     command[#command + 1] = bit
   end
+end
+
+-- Sets a bit of each seat. What they were.
+local function set(which, seats, bit)
+  local command = {'BITFIELD', states}
+  add(command, which, seats, bit)
   return redis.call(unpack(command))
 end
 
@@ -68,14 +65,22 @@ local function count(fan, change)
   end
 end
 
--- Notes that seats are now (A)vailable, (H)eld or (S)old.
+-- Notes that seats are now (A)vailable, (H)eld or (S)old. Whoever calls this calls `publish` in the end.
+local announced = {}
 local function announce(seats, state)
-  if #seats == 0 or not epoch then
+  if #seats > 0 and epoch then
+    announced[#announced + 1] = state .. ' ' .. table.concat(seats, ' ')
+  end
+end
+
+-- Tells of all that was announced. A change is a revision.
+local function publish()
+  if #announced == 0 then
     return
   end
-  local revision = redis.call('HINCRBY', meta, 'revision', '1')
-  redis.call('LPUSH', changes, state .. ' ' .. table.concat(seats, ' '))
-  if revision % 64 == 0 then
+  local revision = redis.call('HINCRBY', meta, 'revision', #announced)
+  redis.call('LPUSH', changes, unpack(announced))
+  if revision % 64 < #announced then
     redis.call('LTRIM', changes, 0, CHANGES_KEPT - 1)
   end
 end

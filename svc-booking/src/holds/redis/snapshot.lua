@@ -3,4 +3,5 @@ if not epoch then
   return false
 end
 release_expired(100, clock())
+publish()
 return {epoch, redis.call('HGET', meta, 'revision'), places, redis.call('GET', states) or ''}

@@ -1,0 +1,238 @@
+//! Operations on the holds of a concert, as many at once as have come: one script does them all, one after the other. What a
+//! command costs both sides is mostly that it comes alone.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use fred::types::{Value, scripts::Script};
+use mesh::{
+    id::ConcertId,
+    redis::{Redis, RedisError},
+};
+use tokio::sync::oneshot;
+
+use super::{Concerts, keys, place_of};
+
+static OPERATIONS: LazyLock<Script> = super::script!("operations.lua");
+
+/// The most operations of a script, in which nobody else is served: about a millisecond.
+const AT_ONCE: usize = 64;
+
+/// What `operations.lua` is to do.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) name: &'static str,
+    pub(super) request_key: Option<String>,
+    pub(super) arguments: Vec<Value>,
+}
+
+/// Operations of a concert that wait for those before them.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Job>,
+    /// Whether there is a task that takes them.
+    is_worked_off: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    operation: Operation,
+    /// How far a test has moved the clock when it asked, in milliseconds.
+    clock_shift: i64,
+    answer: oneshot::Sender<Result<Value, RedisError>>,
+}
+
+impl Queue {
+    /// Whether nobody waits, and nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_worked_off
+    }
+}
+
+/// Has an operation done, with all that wait; what it answers. If the caller stops waiting it is done all the same, unless it
+/// still waits.
+pub(super) async fn operate(
+    redis: &Redis,
+    concerts: &Arc<Mutex<Concerts>>,
+    concert: ConcertId,
+    clock_shift: i64,
+    operation: Operation,
+) -> Result<Value, RedisError> {
+    let (answer, answered) = oneshot::channel();
+    {
+        let mut concerts_now = lock(concerts);
+        let queue = &mut concerts_now.entry(place_of(concert)).or_default().queue;
+        queue.waiting.push_back(Job { operation, clock_shift, answer });
+        if !std::mem::replace(&mut queue.is_worked_off, true) {
+            let worker = Worker { redis: redis.clone(), concerts: Arc::clone(concerts), concert };
+            tokio::spawn(worker.work());
+        }
+    }
+    answered.await.unwrap_or(Err(RedisError::NotConnected))
+}
+
+/// Works a concert's operations off, until there are none.
+struct Worker {
+    redis: Redis,
+    concerts: Arc<Mutex<Concerts>>,
+    concert: ConcertId,
+}
+
+impl Worker {
+    async fn work(self) {
+        loop {
+            // Whoever is about to ask does so first; if nobody is, no time passes.
+            tokio::task::yield_now().await;
+            let Some(jobs) = self.take_waiting() else { return };
+            // Whoever stopped waiting before their operation began needs no work.
+            let mut clock_shift = None;
+            let (operations, callers): (Vec<_>, Vec<_>) = jobs
+                .into_iter()
+                .filter(|job| !job.answer.is_closed())
+                .map(|job| {
+                    clock_shift = Some(job.clock_shift);
+                    (job.operation, job.answer)
+                })
+                .unzip();
+            let Some(clock_shift) = clock_shift else { continue };
+            match self.run(operations, clock_shift).await {
+                Ok(answers) => {
+                    for (caller, answer) in callers.into_iter().zip(answers) {
+                        let _ = caller.send(Ok(answer));
+                    }
+                }
+                Err(error) => {
+                    for caller in callers {
+                        let _ = caller.send(Err(error.clone()));
+                    }
+                    // They would wait as long. Nothing was sent of theirs.
+                    self.forget_waiting();
+                }
+            }
+        }
+    }
+
+    /// Those who wait now, as many as a script does. None: nobody, and this worker's work is done.
+    fn take_waiting(&self) -> Option<Vec<Job>> {
+        let mut concerts = lock(&self.concerts);
+        let queue = &mut concerts.get_mut(&place_of(self.concert))?.queue;
+        if queue.waiting.is_empty() {
+            queue.is_worked_off = false;
+            return None;
+        }
+        let count = queue.waiting.len().min(AT_ONCE);
+        Some(queue.waiting.drain(..count).collect())
+    }
+
+    /// Lets them hear that nothing was done.
+    fn forget_waiting(&self) {
+        if let Some(known) = lock(&self.concerts).get_mut(&place_of(self.concert)) {
+            known.queue.waiting.clear();
+        }
+    }
+
+    async fn run(&self, operations: Vec<Operation>, clock_shift: i64) -> Result<Vec<Value>, RedisError> {
+        let mut keys = keys(self.concert);
+        let mut arguments: Vec<Value> = vec![clock_shift.into()];
+        for Operation { name, request_key, arguments: own } in operations {
+            let place = request_key.map_or(0, |key| {
+                keys.push(key);
+                keys.len() as i64
+            });
+            arguments.extend([name.into(), place.into(), (own.len() as i64).into()]);
+            arguments.extend(own);
+        }
+        self.redis.run(&OPERATIONS, keys, arguments).await
+    }
+}
+
+impl Drop for Worker {
+    /// After a panic, too, the next operation must find somebody who does it.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(known) = lock(&self.concerts).get_mut(&place_of(self.concert))
+        {
+            known.queue = Queue::default();
+        }
+    }
+}
+
+fn lock(concerts: &Mutex<Concerts>) -> MutexGuard<'_, Concerts> {
+    concerts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use mesh::shutdown::Shutdown;
+
+    use super::*;
+
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+    async fn open(server: &mesh_test::Redis) -> (Redis, Arc<Mutex<Concerts>>, ConcertId) {
+        let redis = Redis::start(&server.url().parse().unwrap());
+        redis.wait(&Shutdown::new()).await;
+        (redis, Arc::default(), ConcertId::new())
+    }
+
+    fn find(hold: &str) -> Operation {
+        Operation { name: "find", request_key: None, arguments: vec![hold.into()] }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: scripts/test runs it"]
+    async fn those_who_come_at_once_are_one_script() {
+        let server = mesh_test::Redis::start().await;
+        let (redis, concerts, concert) = open(&server).await;
+        let ask = || operate(&redis, &concerts, concert, 0, find("none"));
+        // The script is there.
+        ask().await.unwrap();
+        assert_eq!(server.command("CONFIG RESETSTAT"), "+OK");
+        let answers = join_all((0..2 * AT_ONCE).map(|_| ask())).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(Value::Null))), "{answers:?}");
+        let scripts = server.ask("INFO commandstats");
+        assert!(scripts.iter().any(|line| line.starts_with("cmdstat_evalsha:calls=2,")), "{scripts:?}");
+        mesh_test::wait_until("the work to be done", PATIENCE, async || {
+            let is_idle = lock(&concerts).get(&place_of(concert)).is_some_and(|known| known.queue.is_idle());
+            if is_idle { Ok(()) } else { Err("not idle".to_owned()) }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: scripts/test runs it"]
+    async fn who_left_while_waiting_needs_no_work() {
+        let server = mesh_test::Redis::start().await;
+        let (redis, concerts, concert) = open(&server).await;
+        operate(&redis, &concerts, concert, 0, find("none")).await.unwrap();
+        assert_eq!(server.command("CONFIG RESETSTAT"), "+OK");
+        let left = futures_util::poll!(Box::pin(operate(&redis, &concerts, concert, 0, find("none"))));
+        assert!(left.is_pending());
+        // A script that fails would fail for both.
+        let unknown = Operation { name: "unknown", request_key: None, arguments: Vec::new() };
+        let left = futures_util::poll!(Box::pin(operate(&redis, &concerts, concert, 0, unknown)));
+        assert!(left.is_pending());
+        operate(&redis, &concerts, concert, 0, find("none")).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: scripts/test runs it"]
+    async fn when_redis_fails_those_who_wait_hear_it_too_and_later_ones_are_served() {
+        let mut server = mesh_test::Redis::start().await;
+        let (redis, concerts, concert) = open(&server).await;
+        let ask = || operate(&redis, &concerts, concert, 0, find("none"));
+        server.stop();
+        let answers = join_all((0..2 * AT_ONCE).map(|_| ask())).await;
+        assert!(answers.iter().all(Result::is_err), "{answers:?}");
+        let nothing_sent = answers.iter().filter(|answer| matches!(answer, Err(RedisError::NotConnected)));
+        assert!(nothing_sent.count() >= AT_ONCE, "{answers:?}");
+        server.run().await;
+        mesh_test::wait_until("Redis to serve", PATIENCE, async || {
+            ask().await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+}

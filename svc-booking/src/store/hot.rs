@@ -1,14 +1,18 @@
-//! The hot writes: claim, confirm and fail, in a lane. A batch is a transaction of a few set-based statements; if one of
-//! its jobs is in conflict with what is there, the batch is done again job by job, each behind a savepoint.
+//! The hot writes: claim, confirm and fail, in a lane. A batch is a transaction of a few set-based statements, and on Postgres
+//! one statement if nothing fails; if one of its jobs is in conflict with what is there, the batch is done again job by job,
+//! each behind a savepoint.
 
 use mesh::{
     Failure, crash,
-    database::{KeptConnection, Rows, insert_rows, is_conflict, is_unavailable, race_lost, rows_of, sql},
+    database::{
+        Insert, KeptConnection, Rows, is_conflict, is_unavailable, postgres_rows, race_lost, rows_of, sql,
+    },
     id::{BookingId, ConcertId, Id, UserId},
     lane::Work,
 };
-use sea_orm::{ConnectionTrait, DbErr, Value};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Statement, Value};
 use std::collections::{BTreeMap, HashSet};
+use uuid::Uuid;
 
 use super::{find_by_hold, find_by_key, find_sold_of, seats_json};
 use crate::domain::{
@@ -91,14 +95,29 @@ impl Work for HotWrites {
 
 impl HotWrites {
     async fn run_together(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
+        let is_for_several = jobs.len() > 1;
+        let all: Vec<&Job> = jobs.iter().collect();
+        let has_failures = jobs.iter().any(|job| matches!(job, Job::Fail { .. }));
+        if self.connection.backend() == DatabaseBackend::Postgres && !has_failures {
+            if is_for_several {
+                crash::point("booking.commit.before");
+            }
+            let rows =
+                self.connection.commit_alone(statement_of(&claims_of(&all), &confirms_of(&all))?).await?;
+            if is_for_several {
+                crash::point("booking.commit.after");
+            }
+            let confirmed = confirmed_of(&rows)?;
+            return Ok(jobs.iter().map(|job| answer(job, &confirmed)).collect());
+        }
         let transaction = self.connection.begin().await?;
-        let written = write(&transaction, &jobs.iter().collect::<Vec<_>>()).await;
-        let is_for_several = jobs.len() > 1 && written.is_ok();
-        if is_for_several {
+        let written = write(&transaction, &all).await;
+        let is_written = written.is_ok();
+        if is_for_several && is_written {
             crash::point("booking.commit.before");
         }
         let answers = transaction.end(written).await;
-        if is_for_several {
+        if is_for_several && is_written {
             crash::point("booking.commit.after");
         }
         answers
@@ -149,35 +168,64 @@ async fn run_alone(transaction: &impl ConnectionTrait, job: &Job) -> Result<Resu
 
 /// Does the jobs of a batch in a transaction: claims first, then confirms, then failures.
 async fn write(transaction: &impl ConnectionTrait, jobs: &[&Job]) -> Result<Vec<Answer>, DbErr> {
-    let claims: Vec<&NewBooking> = jobs
-        .iter()
-        .filter_map(|job| match job {
-            Job::Claim(new) => Some(&**new),
-            _ => None,
-        })
-        .collect();
-    let confirms: Vec<(BookingId, i32)> = jobs
-        .iter()
-        .filter_map(|job| match job {
-            Job::Confirm { booking, epoch } => Some((*booking, *epoch)),
-            _ => None,
-        })
-        .collect();
-    claim(transaction, &claims).await?;
-    let confirmed = confirm(transaction, &confirms).await?;
+    for insert in inserts_of(&claims_of(jobs)) {
+        insert.run(transaction).await?;
+    }
+    let confirmed = confirm(transaction, &confirms_of(jobs)).await?;
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let is_done = match job {
-            Job::Claim(_) => true,
-            Job::Confirm { booking, .. } => confirmed.contains(&booking.uuid()),
-            Job::Fail { booking, failure } => fail(transaction, booking, *failure).await?,
-        };
-        answers.push(if is_done { Answer::Done } else { Answer::Fenced });
+        answers.push(match job {
+            Job::Fail { booking, failure } if fail(transaction, booking, *failure).await? => Answer::Done,
+            job => answer(job, &confirmed),
+        });
     }
     Ok(answers)
 }
 
-async fn claim(transaction: &impl ConnectionTrait, claims: &[&NewBooking]) -> Result<(), DbErr> {
+/// A batch of claims and confirms as one statement of Postgres, which gives the confirmed bookings.
+fn statement_of(claims: &[&NewBooking], confirms: &[(BookingId, i32)]) -> Result<Statement, DbErr> {
+    let mut values = Vec::new();
+    let mut parts = Vec::new();
+    for insert in inserts_of(claims) {
+        parts.extend(insert.part(&mut values)?);
+    }
+    let mut select = "SELECT NULL::uuid AS id WHERE false";
+    if !confirms.is_empty() {
+        let query = postgres_rows(&mut values, &confirm_rows(confirms))?;
+        parts.push(format!("confirmed AS ({})", confirm_text(&query)));
+        select = "SELECT id FROM confirmed";
+    }
+    let text = format!("WITH {} {select}", parts.join(", "));
+    Ok(Statement::from_sql_and_values(DatabaseBackend::Postgres, text, values))
+}
+
+fn claims_of<'j>(jobs: &[&'j Job]) -> Vec<&'j NewBooking> {
+    let claim = |job: &&'j Job| match job {
+        Job::Claim(new) => Some(&**new),
+        _ => None,
+    };
+    jobs.iter().filter_map(claim).collect()
+}
+
+fn confirms_of(jobs: &[&Job]) -> Vec<(BookingId, i32)> {
+    let confirm = |job: &&Job| match job {
+        Job::Confirm { booking, epoch } => Some((*booking, *epoch)),
+        _ => None,
+    };
+    jobs.iter().filter_map(confirm).collect()
+}
+
+/// What became of a job, if it did not fail a booking.
+fn answer(job: &Job, confirmed: &HashSet<Uuid>) -> Answer {
+    match job {
+        Job::Claim(_) => Answer::Done,
+        Job::Confirm { booking, .. } if confirmed.contains(&booking.uuid()) => Answer::Done,
+        Job::Confirm { .. } | Job::Fail { .. } => Answer::Fenced,
+    }
+}
+
+/// What a batch of claims inserts.
+fn inserts_of(claims: &[&NewBooking]) -> [Insert; 3] {
     // Sorted, so that two transactions lock rows in the same order.
     let mut fans: BTreeMap<(ConcertId, UserId), (usize, u32)> = BTreeMap::new();
     let mut seats: Vec<(ConcertId, Ordinal, BookingId)> = Vec::new();
@@ -191,35 +239,43 @@ async fn claim(transaction: &impl ConnectionTrait, claims: &[&NewBooking]) -> Re
     let fan_rows = fans.into_iter().map(|((concert, fan), (count, limit))| {
         vec![concert.uuid().into(), fan.uuid().into(), (count as i32).into(), (limit as i32).into()]
     });
-    insert_rows(
-        transaction,
-        "fan_seats",
-        &["concert", "fan", "seats", "seat_limit"],
-        "ON CONFLICT (concert, fan) DO UPDATE
-         SET seats = fan_seats.seats + excluded.seats, seat_limit = excluded.seat_limit",
-        fan_rows.collect(),
-    )
-    .await?;
-    let columns = [
-        "id",
-        "fan",
-        "concert",
-        "hold",
-        "request_key",
-        "fingerprint",
-        "state",
-        "lease_epoch",
-        "lease_until",
-        "seats",
-        "total",
-        "create_time",
-    ];
-    insert_rows(transaction, "booking", &columns, "", claims.iter().map(|new| booking_row(new)).collect())
-        .await?;
     let seat_rows = seats.into_iter().map(|(concert, seat, booking)| {
         vec![concert.uuid().into(), (seat as i32).into(), booking.uuid().into()]
     });
-    insert_rows(transaction, "claim", &["concert", "seat", "booking"], "", seat_rows.collect()).await
+    [
+        Insert {
+            table: "fan_seats",
+            columns: &["concert", "fan", "seats", "seat_limit"],
+            tail: "ON CONFLICT (concert, fan) DO UPDATE
+                   SET seats = fan_seats.seats + excluded.seats, seat_limit = excluded.seat_limit",
+            rows: fan_rows.collect(),
+        },
+        Insert {
+            table: "booking",
+            columns: &[
+                "id",
+                "fan",
+                "concert",
+                "hold",
+                "request_key",
+                "fingerprint",
+                "state",
+                "lease_epoch",
+                "lease_until",
+                "seats",
+                "total",
+                "create_time",
+            ],
+            tail: "",
+            rows: claims.iter().map(|new| booking_row(new)).collect(),
+        },
+        Insert {
+            table: "claim",
+            columns: &["concert", "seat", "booking"],
+            tail: "",
+            rows: seat_rows.collect(),
+        },
+    ]
 }
 
 fn booking_row(new: &NewBooking) -> Vec<Value> {
@@ -244,20 +300,30 @@ fn booking_row(new: &NewBooking) -> Vec<Value> {
 async fn confirm(
     transaction: &impl ConnectionTrait,
     confirms: &[(BookingId, i32)],
-) -> Result<HashSet<uuid::Uuid>, DbErr> {
+) -> Result<HashSet<Uuid>, DbErr> {
     let mut confirmed = HashSet::with_capacity(confirms.len());
-    let rows = confirms.iter().map(|(booking, epoch)| vec![booking.uuid().into(), (*epoch).into()]).collect();
-    for Rows { query, values, .. } in rows_of(transaction.get_database_backend(), rows)? {
-        let text = format!(
-            "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN ({query}) RETURNING id",
-            State::Confirmed.number(),
-            State::Paying.number(),
-        );
-        for row in transaction.query_all_raw(sql(transaction, text, values)).await? {
-            confirmed.insert(row.try_get("", "id")?);
-        }
+    for Rows { query, values, .. } in rows_of(transaction.get_database_backend(), confirm_rows(confirms))? {
+        let statement = sql(transaction, confirm_text(&query), values);
+        confirmed.extend(confirmed_of(&transaction.query_all_raw(statement).await?)?);
     }
     Ok(confirmed)
+}
+
+fn confirm_rows(confirms: &[(BookingId, i32)]) -> Vec<Vec<Value>> {
+    confirms.iter().map(|(booking, epoch)| vec![booking.uuid().into(), (*epoch).into()]).collect()
+}
+
+/// Confirms the bookings that a query gives with their epochs, and gives those that were PAYING under the lease.
+fn confirm_text(query: &str) -> String {
+    format!(
+        "UPDATE booking SET state = {} WHERE state = {} AND (id, lease_epoch) IN ({query}) RETURNING id",
+        State::Confirmed.number(),
+        State::Paying.number(),
+    )
+}
+
+fn confirmed_of(rows: &[QueryResult]) -> Result<HashSet<Uuid>, DbErr> {
+    rows.iter().map(|row| row.try_get("", "id")).collect()
 }
 
 async fn fail(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use mesh::{
-    database::{Rows, insert_rows, rows_of, sql},
+    database::{Insert, Rows, postgres_rows, rows_of, sql},
     id::{BookingId, ConcertId, EntryId, Id, RefundId, UserId},
 };
 use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Value};
@@ -113,16 +113,21 @@ pub(super) async fn write(
             now.into(),
         ]
     });
-    let payment_columns = ["booking", "state", "fan", "concert", "amount", "refunded", "create_time"];
-    insert_rows(transaction, "payment", &payment_columns, "", new_payments.collect()).await?;
-    for payment in &changes.changed_payments {
-        update_payment(transaction, payment).await?;
-    }
-    let refund_columns = ["id", "booking", "amount", "create_time"];
+    let new_payments = Insert {
+        table: "payment",
+        columns: &["booking", "state", "fan", "concert", "amount", "refunded", "create_time"],
+        tail: "",
+        rows: new_payments.collect(),
+    };
     let new_refunds = changes.new_refunds.iter().map(|refund| {
         vec![refund.id.uuid().into(), refund.booking.uuid().into(), refund.amount.into(), now.into()]
     });
-    insert_rows(transaction, "refund", &refund_columns, "", new_refunds.collect()).await?;
+    let new_refunds = Insert {
+        table: "refund",
+        columns: &["id", "booking", "amount", "create_time"],
+        tail: "",
+        rows: new_refunds.collect(),
+    };
     let entries = changes.transactions.iter().flat_map(|moved| {
         let transaction_id = Uuid::now_v7();
         moved.entries().map(|entry| {
@@ -139,10 +144,58 @@ pub(super) async fn write(
             ]
         })
     });
-    let entry_columns =
-        ["id", "transaction_id", "movement", "account", "owner", "booking", "amount", "create_time"];
-    insert_rows(transaction, "entry", &entry_columns, "", entries.collect()).await?;
+    let entries = Insert {
+        table: "entry",
+        columns: &[
+            "id",
+            "transaction_id",
+            "movement",
+            "account",
+            "owner",
+            "booking",
+            "amount",
+            "create_time",
+        ],
+        tail: "",
+        rows: entries.collect(),
+    };
+    for payment in &changes.changed_payments {
+        update_payment(transaction, payment).await?;
+    }
+    let inserts = [new_payments, new_refunds, entries];
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        return write_together(transaction, &inserts, &changes.wallet_changes).await;
+    }
+    for insert in inserts {
+        insert.run(transaction).await?;
+    }
     change_wallets(transaction, &changes.wallet_changes).await
+}
+
+/// Inserts and changes wallets by one statement of Postgres: a round trip instead of three or four.
+async fn write_together(
+    transaction: &impl ConnectionTrait,
+    inserts: &[Insert],
+    wallet_changes: &[(UserId, i64)],
+) -> Result<(), DbErr> {
+    let mut values = Vec::new();
+    let mut parts = Vec::new();
+    for insert in inserts {
+        parts.extend(insert.part(&mut values)?);
+    }
+    let mut select = "SELECT 0::bigint AS count";
+    if !wallet_changes.is_empty() {
+        let query = postgres_rows(&mut values, &wallet_rows(wallet_changes))?;
+        parts.push(format!("changed AS ({} RETURNING fan)", wallet_text(&query)));
+        select = "SELECT count(*) AS count FROM changed";
+    }
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let statement = sql(transaction, format!("WITH {} {select}", parts.join(", ")), values);
+    let row = transaction.query_one_raw(statement).await?;
+    let changed: i64 = row.map_or(Ok(0), |row| row.try_get("", "count"))?;
+    expect_rows(changed as u64, wallet_changes.len(), "wallet")
 }
 
 async fn update_payment(transaction: &impl ConnectionTrait, payment: &Payment) -> Result<(), DbErr> {
@@ -156,16 +209,22 @@ async fn update_payment(transaction: &impl ConnectionTrait, payment: &Payment) -
 
 /// Adds to each wallet, or takes from it; the database refuses a balance below zero.
 async fn change_wallets(transaction: &impl ConnectionTrait, changes: &[(UserId, i64)]) -> Result<(), DbErr> {
-    let rows = changes.iter().map(|(fan, change)| vec![fan.uuid().into(), (*change).into()]).collect();
-    for Rows { query, values, count } in rows_of(transaction.get_database_backend(), rows)? {
-        let text = format!(
-            "UPDATE wallet SET balance = wallet.balance + change.column2
-             FROM ({query}) AS change WHERE wallet.fan = change.column1"
-        );
-        let updated = transaction.execute_raw(sql(transaction, text, values)).await?.rows_affected();
-        expect_rows(updated, count, "wallet")?;
+    for Rows { query, values, count } in rows_of(transaction.get_database_backend(), wallet_rows(changes))? {
+        let statement = sql(transaction, wallet_text(&query), values);
+        expect_rows(transaction.execute_raw(statement).await?.rows_affected(), count, "wallet")?;
     }
     Ok(())
+}
+
+fn wallet_rows(changes: &[(UserId, i64)]) -> Vec<Vec<Value>> {
+    changes.iter().map(|(fan, change)| vec![fan.uuid().into(), (*change).into()]).collect()
+}
+
+fn wallet_text(query: &str) -> String {
+    format!(
+        "UPDATE wallet SET balance = wallet.balance + change.column2
+         FROM ({query}) AS change WHERE wallet.fan = change.column1"
+    )
 }
 
 fn expect_rows(updated: u64, expected: usize, table: &str) -> Result<(), DbErr> {

@@ -22,10 +22,10 @@ use sqlx::{
 };
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use super::{ACQUIRE_TIMEOUT, Database, Pool};
+use super::{ACQUIRE_TIMEOUT, Database, Pool, is_unavailable};
 use crate::failure::chain;
 
 /// How long a transaction may take to begin or to be rolled back.
@@ -40,8 +40,25 @@ const LOCK_LIMIT: Duration = Duration::from_millis(1500);
 /// How long its commit may take. Callers who are told that nobody knows are worse off than those who wait a little.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 
+/// After so long between two transactions a connection is asked whether it is still there, before it is given what can't be
+/// sent again.
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Where a connection is between transactions, on Postgres and if there is one.
-pub(super) type Home = Arc<Mutex<Option<PgConnection>>>;
+pub(super) type Home = Arc<Mutex<Option<Idle>>>;
+
+/// A connection between two transactions.
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) connection: PgConnection,
+    since: Instant,
+}
+
+impl Idle {
+    fn new(connection: PgConnection) -> Self {
+        Self { connection, since: Instant::now() }
+    }
+}
 
 /// A connection that is kept between transactions.
 #[derive(Debug)]
@@ -66,7 +83,7 @@ struct OnPostgres {
     /// Whether it took longer than it may: nothing more is asked of it.
     is_silent: AtomicBool,
     /// Where the connection goes when the transaction has ended well. Whoever closes the database waits for it.
-    home: OwnedMutexGuard<Option<PgConnection>>,
+    home: OwnedMutexGuard<Option<Idle>>,
 }
 
 impl KeptConnection {
@@ -77,6 +94,11 @@ impl KeptConnection {
         Self { database, home }
     }
 
+    /// Which database it is of.
+    pub fn backend(&self) -> DatabaseBackend {
+        self.database.backend()
+    }
+
     /// Begins a transaction that may write, after the one before has ended. A connection that broke meanwhile is replaced.
     ///
     /// # Errors
@@ -85,15 +107,11 @@ impl KeptConnection {
         let Pool::Postgres(pool) = &self.database.pool else {
             return Ok(KeptTransaction(Inner::Sqlite(self.database.begin().await?)));
         };
-        let mut home = Arc::clone(&self.home).lock_owned().await;
-        if pool.is_closed() {
-            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
-        }
-        let mut idle = home.take();
+        let mut home = self.wait_for_turn(pool).await?;
+        let mut idle = home.take().map(|idle| idle.connection);
         if let Some(connection) = &mut idle
-            && let Err(error) = execute_soon(connection, "BEGIN").await
+            && !is_there(connection, "BEGIN").await
         {
-            tracing::info!(error = chain(&error), "a lane's connection broke");
             idle = None;
         }
         let connection = match idle {
@@ -111,6 +129,57 @@ impl KeptConnection {
             home,
         })))
     }
+
+    /// Runs a statement that is a transaction of its own, and gives its rows: on Postgres in one round trip, where a
+    /// transaction has three at least.
+    ///
+    /// # Errors
+    /// Whatever the database answers, with nothing written; or the connection broke or went silent, and all of it may have
+    /// been.
+    pub async fn commit_alone(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let Pool::Postgres(pool) = &self.database.pool else {
+            let transaction = self.begin().await?;
+            let rows = transaction.query_all_raw(statement).await;
+            return transaction.end(rows).await;
+        };
+        let mut home = self.wait_for_turn(pool).await?;
+        let mut idle = home.take();
+        if let Some(Idle { connection, since }) = &mut idle
+            && since.elapsed() >= IDLE_LIMIT
+            && !is_there(connection, "SELECT 1").await
+        {
+            idle = None;
+        }
+        let mut connection = match idle {
+            Some(idle) => idle.connection,
+            None => connect(pool).await?,
+        };
+        let work = timeout(COMMIT_LIMIT, query(statement).fetch_all(&mut connection));
+        let rows = work.await.unwrap_or_else(|_| Err(silence())).map_err(query_error);
+        // A statement that Postgres refuses leaves the connection as it was.
+        if rows.as_ref().map_or_else(|error| !is_unavailable(error), |_| true) {
+            *home = Some(Idle::new(connection));
+        }
+        Ok(rows?.into_iter().map(Into::into).collect())
+    }
+
+    /// Where the connection is, when nobody else has it.
+    async fn wait_for_turn(&self, pool: &PgPool) -> Result<OwnedMutexGuard<Option<Idle>>, DbErr> {
+        let home = Arc::clone(&self.home).lock_owned().await;
+        if pool.is_closed() {
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
+        }
+        Ok(home)
+    }
+}
+
+/// Whether a connection does what takes no time.
+async fn is_there(connection: &mut PgConnection, text: &'static str) -> bool {
+    let done = execute_soon(connection, text).await;
+    if let Err(error) = &done {
+        tracing::info!(error = chain(error), "a lane's connection broke");
+    }
+    done.is_ok()
 }
 
 async fn connect(pool: &PgPool) -> Result<PgConnection, DbErr> {
@@ -153,7 +222,7 @@ impl OnPostgres {
     async fn commit(mut self) -> Result<(), sqlx::Error> {
         let commit = async { self.connection.lock().await.execute("COMMIT").await };
         self.within(COMMIT_LIMIT, commit).await?;
-        *self.home = Some(self.connection.into_inner());
+        *self.home = Some(Idle::new(self.connection.into_inner()));
         Ok(())
     }
 
@@ -161,7 +230,7 @@ impl OnPostgres {
     async fn roll_back(mut self) {
         let mut connection = self.connection.into_inner();
         if !self.is_silent.into_inner() && execute_soon(&mut connection, "ROLLBACK").await.is_ok() {
-            *self.home = Some(connection);
+            *self.home = Some(Idle::new(connection));
         }
     }
 }

@@ -27,7 +27,7 @@ use sqlx::{
 
 pub use self::{
     kept::{KeptConnection, KeptTransaction},
-    rows::{Rows, insert_rows, rows_of},
+    rows::{Insert, Rows, insert_rows, postgres_rows, rows_of},
 };
 use crate::{failure::Failure, metrics};
 
@@ -346,8 +346,8 @@ impl Database {
         let _ = self.writer.close().await;
         let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
         for home in kept {
-            if let Some(connection) = home.lock().await.take() {
-                let _ = tokio::time::timeout(RELEASE_LIMIT, connection.close()).await;
+            if let Some(idle) = home.lock().await.take() {
+                let _ = tokio::time::timeout(RELEASE_LIMIT, idle.connection.close()).await;
             }
         }
     }

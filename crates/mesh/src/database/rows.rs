@@ -17,10 +17,51 @@ pub async fn insert_rows(
     rows: Vec<Vec<Value>>,
 ) -> Result<(), DbErr> {
     for Rows { query, values, .. } in rows_of(connection.get_database_backend(), rows)? {
-        let text = format!("INSERT INTO {table} ({}) {query} {tail}", columns.join(", "));
+        let text = insert_text(table, columns, tail, &query);
         connection.execute_raw(sql(connection, text, values)).await?;
     }
     Ok(())
+}
+
+/// Rows to be inserted, for who inserts into several tables.
+#[derive(Debug)]
+pub struct Insert {
+    /// Where to.
+    pub table: &'static str,
+    /// What a row's values are, in their order.
+    pub columns: &'static [&'static str],
+    /// What stands after the rows, such as `ON CONFLICT …`.
+    pub tail: &'static str,
+    /// Any number of them.
+    pub rows: Vec<Vec<Value>>,
+}
+
+impl Insert {
+    /// Inserts the rows by themselves, as [`insert_rows`] does.
+    ///
+    /// # Errors
+    /// Whatever the database answers; rows before the failing statement are inserted.
+    pub async fn run(self, connection: &impl ConnectionTrait) -> Result<(), DbErr> {
+        insert_rows(connection, self.table, self.columns, self.tail, self.rows).await
+    }
+
+    /// The insertion as a part of a statement of Postgres that begins with WITH and has some values already; the name of the part
+    /// is `new_` and that of the table. None: there are no rows.
+    ///
+    /// # Errors
+    /// A kind of value that no table of ours has.
+    pub fn part(&self, values: &mut Vec<Value>) -> Result<Option<String>, DbErr> {
+        if self.rows.is_empty() {
+            return Ok(None);
+        }
+        let query = postgres_rows(values, &self.rows)?;
+        let text = insert_text(self.table, self.columns, self.tail, &query);
+        Ok(Some(format!("new_{} AS ({text})", self.table)))
+    }
+}
+
+fn insert_text(table: &str, columns: &[&str], tail: &str, query: &str) -> String {
+    format!("INSERT INTO {table} ({}) {query} {tail}", columns.join(", "))
 }
 
 /// Some rows of values, for a statement.
@@ -48,7 +89,9 @@ pub fn rows_of(backend: DatabaseBackend, rows: Vec<Vec<Value>>) -> Result<Vec<Ro
         return Ok(Vec::new());
     }
     if backend == DatabaseBackend::Postgres {
-        return Ok(vec![arrays_of(&rows)?]);
+        let (mut values, count) = (Vec::new(), rows.len());
+        let query = postgres_rows(&mut values, &rows)?;
+        return Ok(vec![Rows { query, values, count }]);
     }
     let mut rows = rows.into_iter();
     let mut queries = Vec::new();
@@ -67,12 +110,16 @@ pub fn rows_of(backend: DatabaseBackend, rows: Vec<Vec<Value>>) -> Result<Vec<Ro
     Ok(queries)
 }
 
-fn arrays_of(rows: &[Vec<Value>]) -> Result<Rows, DbErr> {
+/// The query of [`rows_of`] on Postgres, as a part of a statement that has some values already: those of the rows, of which
+/// there is one at least, come after them.
+///
+/// # Errors
+/// A kind of value that no table of ours has.
+pub fn postgres_rows(values: &mut Vec<Value>, rows: &[Vec<Value>]) -> Result<String, DbErr> {
     let columns = rows[0].len();
     let mut arrays = Vec::with_capacity(columns);
-    let mut values = Vec::with_capacity(columns);
     for column in 0..columns {
-        arrays.push(format!("${}::{}[]", column + 1, type_of(&rows[0][column])?));
+        arrays.push(format!("${}::{}[]", values.len() + 1, type_of(&rows[0][column])?));
         let mut text = String::from("{");
         for (number, row) in rows.iter().enumerate() {
             if number > 0 {
@@ -84,8 +131,7 @@ fn arrays_of(rows: &[Vec<Value>]) -> Result<Rows, DbErr> {
         values.push(text.into());
     }
     let names: Vec<String> = (1..=columns).map(|column| format!("column{column}")).collect();
-    let query = format!("SELECT * FROM unnest({}) AS row({})", arrays.join(", "), names.join(", "));
-    Ok(Rows { query, values, count: rows.len() })
+    Ok(format!("SELECT * FROM unnest({}) AS row({})", arrays.join(", "), names.join(", ")))
 }
 
 /// The type that Postgres has for a value.
@@ -177,6 +223,10 @@ mod tests {
         let texts = ["{1,2}", r#"{"a \"b\" \\c, {d}",NULL}"#, r#"{"\\x00ff",NULL}"#];
         assert_eq!(rows[0].values, texts.map(Value::from));
         assert!(rows_of(DatabaseBackend::Postgres, Vec::new()).unwrap().is_empty());
+        let mut values = vec![0.into()];
+        let query = postgres_rows(&mut values, &[vec![1.into()], vec![2.into()]]).unwrap();
+        assert_eq!(query, "SELECT * FROM unnest($2::integer[]) AS row(column1)");
+        assert_eq!(values, [0.into(), Value::from("{1,2}")]);
         assert!(rows_of(DatabaseBackend::Postgres, vec![vec![1.0.into()]]).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mesh::database::{Database, KeptConnection, KeptTransaction, sql};
 use mesh_test::{Mode, wait_until};
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
 
 use crate::{
     on_both_databases, open,
@@ -43,6 +43,7 @@ async fn server_process(connection: &KeptConnection) -> Result<i32, DbErr> {
 
 on_both_databases!(
     what_went_well_is_written_and_all_else_leaves_nothing,
+    a_statement_alone_is_written_or_leaves_nothing,
     after_it_is_closed_nothing_is_begun_and_what_was_begun_is_finished,
 );
 
@@ -64,6 +65,27 @@ async fn what_went_well_is_written_and_all_else_leaves_nothing(url: &str) {
 
     assert_eq!(add(&connection, 4).await.unwrap(), 1);
     assert_eq!(seats(&database).await, [1, 4]);
+}
+
+/// Adds seats by one statement, without a transaction around it; those that were added.
+async fn add_alone(connection: &KeptConnection, ordinals: [i32; 2]) -> Result<Vec<i32>, DbErr> {
+    let text = "INSERT INTO seat VALUES ($1), ($2) RETURNING ordinal";
+    let statement = Statement::from_sql_and_values(connection.backend(), text, ordinals.map(Into::into));
+    connection.commit_alone(statement).await?.iter().map(|row| row.try_get("", "ordinal")).collect()
+}
+
+async fn a_statement_alone_is_written_or_leaves_nothing(url: &str) {
+    let database = open(url).await;
+    create_seats(&database).await;
+    let connection = KeptConnection::new(database.clone());
+    assert_eq!(add_alone(&connection, [1, 2]).await.unwrap(), [1, 2]);
+    add_alone(&connection, [3, 2]).await.expect_err("one of them is there");
+    assert_eq!(seats(&database).await, [1, 2]);
+    assert_eq!(add_alone(&connection, [4, 5]).await.unwrap(), [4, 5]);
+    assert_eq!(add(&connection, 6).await.unwrap(), 1);
+    assert_eq!(seats(&database).await, [1, 2, 4, 5, 6]);
+    database.close().await;
+    assert_unavailable(add_alone(&connection, [7, 8]).await.map(drop));
 }
 
 async fn after_it_is_closed_nothing_is_begun_and_what_was_begun_is_finished(url: &str) {
@@ -102,6 +124,44 @@ async fn one_that_broke_between_transactions_is_replaced_before_the_next() {
     let process = server_process(&connection).await.unwrap();
     server.proxy.reset_connections();
     assert_ne!(server_process(&connection).await.expect("another connection"), process);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_broke_while_it_had_nothing_to_do_is_replaced_before_a_statement_alone() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    create_seats(&database).await;
+    let connection = KeptConnection::new(database);
+    add_alone(&connection, [1, 2]).await.unwrap();
+    server.proxy.reset_connections();
+    let broken = Instant::now();
+    wait_until("a second to pass", LONGEST_WAIT, async || {
+        if broken.elapsed() > Duration::from_secs(1) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(add_alone(&connection, [3, 4]).await.expect("another connection"), [3, 4]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn one_that_breaks_or_goes_silent_during_a_statement_alone_is_given_up_and_replaced() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    create_seats(&database).await;
+    let connection = KeptConnection::new(database.clone());
+    add_alone(&connection, [1, 2]).await.unwrap();
+    server.proxy.reset_connections();
+    assert_unavailable(add_alone(&connection, [3, 4]).await.map(drop));
+    assert_eq!(add_alone(&connection, [5, 6]).await.expect("a new connection"), [5, 6]);
+    server.proxy.set_mode(Mode::DropReplies);
+    let begin = Instant::now();
+    assert_unavailable(add_alone(&connection, [7, 8]).await.map(drop));
+    assert!(begin.elapsed() < LONGEST_WAIT, "{:?}", begin.elapsed());
+    server.proxy.set_mode(Mode::Pass);
+    assert_eq!(add_alone(&connection, [9, 10]).await.expect("a new connection"), [9, 10]);
+    // Those whose answer was dropped were committed, though nobody heard of it.
+    assert_eq!(seats(&open(&server.url).await).await, [1, 2, 5, 6, 7, 8, 9, 10]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use boxoffice::api::{new_key, text};
 use boxoffice_proto::booking::v1::{CreateHoldRequest, DeleteHoldRequest, GetBookingRequest};
+use http::Method;
 use tokio::time::Instant;
 
 use crate::house::{House, authorized};
@@ -129,11 +130,12 @@ async fn measure(stage: &Arc<Stage>, options: &Options, what: What, way: Way) ->
 impl Stage {
     async fn call(&self, caller: usize, what: What, way: Way) -> anyhow::Result<()> {
         let seat = format!("A-1-{}", caller + 1);
-        let (api, token) = (&self.house.api, &*self.tokens[caller]);
+        let (rest, token) = (&self.house.rest, &*self.tokens[caller]);
         match (what, way) {
             (What::GetBooking, Way::Rest) => {
                 let path = format!("/v1/bookings/{}", self.booking);
-                api.get(&path, Some(&self.tokens[0])).await?.expect_success("reading").map(|_| ())
+                let read = rest.send(Method::GET, &path, &self.tokens[0], None, None);
+                read.await?.expect_success("reading").map(|_| ())
             }
             (What::GetBooking, Way::Grpc) => {
                 let request = GetBookingRequest { booking_id: self.booking.clone() };
@@ -144,9 +146,11 @@ impl Stage {
             (What::Hold, Way::Rest) => {
                 let path = format!("/v1/concerts/{}/holds", self.concert);
                 let wish = serde_json::json!({"seatIds": [seat]});
-                let hold = api.post(&path, Some(token), &wish).await?.expect_success("holding")?;
+                let key = new_key();
+                let hold = rest.send(Method::POST, &path, token, Some(&key), Some(&wish));
+                let hold = hold.await?.expect_success("holding")?;
                 let path = format!("/v1/holds/{}", text(&hold, "/hold/holdId")?);
-                let delete = api.send(reqwest::Method::DELETE, &path, Some(token), None, None);
+                let delete = rest.send(Method::DELETE, &path, token, None, None);
                 delete.await?.expect_success("releasing").map(|_| ())
             }
             (What::Hold, Way::Grpc) => {

@@ -43,7 +43,10 @@ use tonic::{
     transport::{Channel, server::TcpIncoming},
 };
 
-use crate::deployment::{Deployment, Usage, new_database};
+use crate::{
+    deployment::{Deployment, Usage, new_database},
+    rest::Rest,
+};
 
 const KID: &str = "bench";
 /// What a fan's wallet holds: enough for every booking that the limit of seats lets a fan make.
@@ -56,6 +59,8 @@ const RATE_LIMIT: u32 = 1_000_000;
 /// A running mesh.
 pub(crate) struct House {
     pub(crate) api: Api,
+    /// The same, for calls that are measured.
+    pub(crate) rest: Rest,
     /// Its processes; none if it is embedded.
     pub(crate) deployment: Option<Deployment>,
     channels: Vec<Channel>,
@@ -154,7 +159,18 @@ impl House {
         boxoffice::demo::wait_until_ready(&api).await?;
         let channels = channels(booking, CONNECTIONS);
         let (deployment, _directory) = (None, Some(directory));
-        Ok(Self { api, deployment, channels, booking, payment, key, shutdown, tasks, _directory })
+        Ok(Self {
+            api,
+            rest: Rest::new(http),
+            deployment,
+            channels,
+            booking,
+            payment,
+            key,
+            shutdown,
+            tasks,
+            _directory,
+        })
     }
 
     /// A process of each service and of the gateway, whose telemetry is sent to a collector.
@@ -182,7 +198,18 @@ impl House {
         boxoffice::demo::wait_until_ready(&api).await?;
         let channels = channels(booking, CONNECTIONS);
         let (deployment, tasks, _directory) = (Some(deployment), vec![keys], None);
-        Ok(Self { api, deployment, channels, booking, payment, key, shutdown, tasks, _directory })
+        Ok(Self {
+            api,
+            rest: Rest::new(http),
+            deployment,
+            channels,
+            booking,
+            payment,
+            key,
+            shutdown,
+            tasks,
+            _directory,
+        })
     }
 
     /// The same with so many connections of the generator. One carries 200 calls at once.

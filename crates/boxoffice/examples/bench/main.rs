@@ -11,6 +11,7 @@ mod house;
 mod machine;
 mod overload;
 mod policies;
+mod rest;
 mod seats;
 mod shop;
 mod spread;

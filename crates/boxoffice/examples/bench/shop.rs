@@ -13,6 +13,7 @@ use anyhow::Context;
 use boxoffice::api::{Reply, text};
 use boxoffice_proto::booking::v1::{BookingState, CreateBookingRequest, CreateHoldRequest, PaymentMethod};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http::Method;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -141,7 +142,9 @@ impl Shop {
         if self.by_rest {
             let (path, body) =
                 (format!("/v1/concerts/{concert}/holds"), serde_json::json!({"seatIds": seat_ids}));
-            let hold = accepted(self.house.api.post(&path, Some(token), &body).await)?;
+            let key = format!("hold-{number}");
+            let hold =
+                accepted(self.house.rest.send(Method::POST, &path, token, Some(&key), Some(&body)).await)?;
             return Ok(text(&hold.body, "/hold/holdId")?);
         }
         let request = CreateHoldRequest {
@@ -161,13 +164,7 @@ impl Shop {
         if self.by_rest {
             let order = serde_json::json!({"holdId": hold_id, "paymentMethod": "PAYMENT_METHOD_WALLET"});
             let key = format!("booking-{number}");
-            let sent = self.house.api.send(
-                reqwest::Method::POST,
-                "/v1/bookings",
-                Some(token),
-                Some(&key),
-                Some(&order),
-            );
+            let sent = self.house.rest.send(Method::POST, "/v1/bookings", token, Some(&key), Some(&order));
             let booking = accepted(sent.await)?;
             return confirmed(booking.body["booking"]["state"] == "BOOKING_STATE_CONFIRMED");
         }

@@ -79,9 +79,9 @@ impl Shared {
         }
         let hold = match self.holds.begin_booking(order.hold, KEPT_WHILE_BOOKING).await {
             Ok(Some(hold)) => hold,
-            // What was booked is found without its hold.
-            Ok(None) => return self.find_earlier(&order).await?.ok_or(Error::HoldExpired),
-            Err(error) => return self.find_earlier(&order).await?.ok_or(error.into()),
+            // What was booked is found without its hold. Boxed, as all that is rare here: each booking would be as large.
+            Ok(None) => return Box::pin(self.find_earlier(&order)).await?.ok_or(Error::HoldExpired),
+            Err(error) => return Box::pin(self.find_earlier(&order)).await?.ok_or(error.into()),
         };
         let outcome = self.book_hold(&hold, &order).await;
         // After these there is no booking of it that is alive.
@@ -107,7 +107,7 @@ impl Shared {
         }
         if self.neighbours.is_payment_refusing() {
             // A payment of this hold may be under way: then it is not so that nothing was charged.
-            if let Some(earlier) = self.find_earlier(order).await? {
+            if let Some(earlier) = Box::pin(self.find_earlier(order)).await? {
                 return Ok(earlier);
             }
             // Counted from the hold's making, so that it is kept longer once and not with each try.
@@ -134,7 +134,8 @@ impl Shared {
         let work = {
             let (shared, booking, is_claimed) = (self.clone(), booking.clone(), Arc::clone(&is_claimed));
             let context = Context::current().without_deadline();
-            tokio::spawn(context.scope(async move {
+            // Boxed, as a large future is copied on its way into a task.
+            let work = Box::pin(async move {
                 crash::point("booking.claim.before");
                 if let Err(conflict) = shared.store.claim(new).await? {
                     return Ok(Err(conflict));
@@ -142,14 +143,15 @@ impl Shared {
                 is_claimed.store(true, Ordering::Release);
                 crash::point("booking.claim.after");
                 shared.run(booking, Attempt::First).await.map(Ok)
-            }))
+            });
+            tokio::spawn(context.scope(work))
         };
         let outcome = tokio::time::timeout_at(patience(PATIENCE), work).await;
         let is_claimed = is_claimed.load(Ordering::Acquire);
         let booking = match outcome {
             Ok(Ok(Ok(Ok(settled)))) => settled,
             Ok(Ok(Ok(Err(conflict)))) => {
-                return self.explain_conflict(conflict, hold, &sale, order).await;
+                return Box::pin(self.explain_conflict(conflict, hold, &sale, order)).await;
             }
             Ok(Ok(Err(error))) if !is_claimed => return Err(error),
             // Too slow, or the database went away: the row says PAYING, and a worker goes on.

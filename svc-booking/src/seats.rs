@@ -72,7 +72,7 @@ impl Shared {
             if let Some(snapshot) = self.holds.snapshot(sale.concert).await? {
                 return Ok(snapshot);
             }
-            self.load(sale).await?;
+            Box::pin(self.load(sale)).await?;
         }
     }
 
@@ -82,7 +82,7 @@ impl Shared {
             if let Some(changes) = self.holds.changes_since(sale.concert, since).await? {
                 return Ok(changes);
             }
-            self.load(sale).await?;
+            Box::pin(self.load(sale)).await?;
         }
     }
 
@@ -90,7 +90,8 @@ impl Shared {
     pub(crate) async fn grant(&self, sale: &Sale, wish: Wish) -> Result<Granted, Error> {
         loop {
             match self.holds.hold(wish.clone()).await? {
-                Granted::NotLoaded => self.load(sale).await?,
+                // Boxed, as it is rare, and each hold would be as large.
+                Granted::NotLoaded => Box::pin(self.load(sale)).await?,
                 granted => return Ok(granted),
             }
         }

@@ -127,13 +127,15 @@ fn method_entry(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Stri
         "IDEMPOTENT" => "Idempotent",
         _ => "Unsafe",
     };
+    let yields = call.get_field_by_name("yields").and_then(|value| value.as_bool()).unwrap_or_default();
     let has_route = message_option(pool, &options, "google.api.http").is_some();
     if has_route && access == "Internal" {
         return Err("is internal and may have no REST path".into());
     }
     Ok(format!(
         "Method {{ path: \"/{}/{}\", access: Access::{access}, deadline: Duration::from_millis({deadline_ms}), \
-         idempotency_key: IdempotencyKey::{key}, key_field: {key_field:?}, repeat: Repeat::{repeat}, streams: {} }}",
+         idempotency_key: IdempotencyKey::{key}, key_field: {key_field:?}, repeat: Repeat::{repeat}, streams: {}, \
+         yields: {yields} }}",
         method.parent_service().full_name(),
         method.name(),
         method.is_server_streaming()

@@ -95,6 +95,13 @@ impl Endpoint {
     pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Response {
         let call = self.calls.begin(&self.span_name, &Context::current().trace, access::abandoned());
         let policy = self.route.policy;
+        // First of all: where there are too many, refusing must cost less than serving.
+        if let Err(busy) = self.channel.check_room(policy) {
+            let mut response = respond_with(busy.into());
+            response.extensions_mut().insert(Served { method: policy.path, user: None });
+            call.end(access::place_of(response.status()));
+            return response;
+        }
         let caller = self.shared.authenticator.authenticate(request.headers(), policy.access).await;
         let user = match &caller {
             Ok(auth::Caller::User(user)) => Some(user.id),
@@ -108,7 +115,8 @@ impl Endpoint {
         let outcome = match (decision.admit(), caller) {
             (Err(too_many), _) => Err(too_many),
             (Ok(()), Err(refused)) => Err(refused.into()),
-            (Ok(()), Ok(_)) => self.call(request).await,
+            // Boxed, as a large future is copied on its way through each layer around it.
+            (Ok(()), Ok(_)) => Box::pin(self.call(request)).await,
         };
         let mut response = outcome.unwrap_or_else(respond_with);
         decision.write(response.headers_mut());
@@ -121,7 +129,7 @@ impl Endpoint {
         let context = Context::current();
         if self.route.policy.streams {
             let (message, headers) = self.read(request).await?;
-            return self.open_stream(message, &headers).await;
+            return Box::pin(self.open_stream(message, &headers)).await;
         }
         let context = context.within(self.route.policy.deadline);
         context
@@ -154,7 +162,7 @@ impl Endpoint {
     /// Asks the service and shows what it answers.
     async fn ask(&self, message: DynamicMessage, headers: &HeaderMap) -> Result<Response, Problem> {
         let mut response = match self.route.caching {
-            Caching::Public(max_age) => self.ask_for_all(message, headers, max_age).await?,
+            Caching::Public(max_age) => Box::pin(self.ask_for_all(message, headers, max_age)).await?,
             Caching::NoStore => {
                 let answer = self.call_service(message, headers).await?;
                 let is_replayed = answer.metadata().contains_key(IDEMPOTENCY_REPLAYED.as_str());

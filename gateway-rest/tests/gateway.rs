@@ -321,6 +321,30 @@ async fn a_drain_ends_streams_and_loses_no_call() {
 }
 
 #[tokio::test]
+async fn where_many_wait_for_a_service_new_holds_are_refused_before_anything_else() {
+    let world = start(|_| {}).await;
+    // A quarter of the calls that the gateway lets wait for a service.
+    let waiting: Vec<_> = (0..256).map(|_| tokio::spawn(world.hold(&["slow"]).send())).collect();
+    wait_until("the calls to reach the service", PATIENCE, async || {
+        let reached = world.seen.lock().unwrap().len();
+        if reached == 256 { Ok(()) } else { Err(format!("{reached} have")) }
+    })
+    .await;
+    let refused = world.anonymous("POST", "/v1/concerts/cnc_1/holds").body("no JSON").send().await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(reason(refused).await, (503, "TRANSPORT_BUSY".to_owned()));
+    let seats = world.anonymous("GET", "/v1/concerts/cnc_1/seats").send().await.unwrap();
+    assert_eq!(seats.status(), StatusCode::OK, "others are let in");
+
+    world.release.send(true).unwrap();
+    for call in waiting {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    let let_in = world.anonymous("POST", "/v1/concerts/cnc_1/holds").body("no JSON").send().await.unwrap();
+    assert_eq!(reason(let_in).await, (401, "TOKEN_MISSING".to_owned()));
+}
+
+#[tokio::test]
 async fn callers_are_limited_each_for_themselves() {
     let world = start(|config| (config.rate_limit_per_user, config.rate_limit_per_address) = (1, 2)).await;
     let token = world.token(vec![]);

@@ -19,6 +19,8 @@ pub struct Method {
     pub repeat: Repeat,
     /// Whether the answer is a stream.
     pub streams: bool,
+    /// Whether calls give way to those of other methods where there are too many.
+    pub yields: bool,
 }
 
 /// Who may call a method.

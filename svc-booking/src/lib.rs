@@ -27,10 +27,9 @@ use mesh::{
     database::Migration,
     money::Currency,
     redis::{Redis, RedisUrl},
-    server::{self, MAX_IN_FLIGHT, Port},
+    server::{self, Port},
     shutdown::Shutdown,
 };
-use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use crate::{catalog::Catalog, clients::Neighbours, holds::Holds, seats::Views, store::Store};
@@ -94,13 +93,7 @@ struct Shared {
     clock: Clock,
     currency: Currency,
     hold_ttl: Duration,
-    /// A permit for each booking under way, as long as there are some. When there are none, no holds are made.
-    checkouts: Arc<Semaphore>,
 }
-
-/// Bookings under way at which no new holds are made: half of the calls that a process works on. Who has seats comes first;
-/// holds made meanwhile would only come back for their bookings, again and again.
-const CHECKOUTS: usize = MAX_IN_FLIGHT / 2;
 
 /// Migrates the database and serves until shutdown. The port is opened when calls can be answered.
 ///
@@ -130,7 +123,6 @@ pub async fn serve(config: Config, port: Port, clock: Clock, shutdown: Shutdown)
         clock: clock.clone(),
         currency: config.currency,
         hold_ttl: config.hold_ttl,
-        checkouts: Arc::new(Semaphore::new(CHECKOUTS)),
     };
     let routes = routes(&shared);
     worker::start(&shared, &shutdown);

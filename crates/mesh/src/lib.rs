@@ -28,6 +28,7 @@ pub mod money;
 pub mod page;
 pub mod process;
 pub mod redis;
+mod room;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;

@@ -45,7 +45,6 @@ impl BookingService for Shared {
         let hold = fields.finish_with(hold)?;
         let fingerprint = idempotency::fingerprint(&message);
         let order = Order { fan, hold, request_key: request_key.clone(), fingerprint };
-        let _checkout = self.checkouts.try_acquire();
         let mut outcome = self.book(order).await;
         // A key that made a booking came with a hold of this fan: another order uses it again.
         if matches!(outcome, Err(Error::HoldNotFound))

@@ -1,13 +1,10 @@
 //! Holds.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
-use boxoffice_proto::{
-    booking::v1::{
-        BestAvailable, CreateHoldRequest, CreateHoldResponse, DeleteHoldRequest, DeleteHoldResponse,
-        GetHoldRequest, GetHoldResponse, HeldSeat, Hold as ProtoHold, hold_service_server::HoldService,
-    },
-    common::v1::ErrorReason,
+use boxoffice_proto::booking::v1::{
+    BestAvailable, CreateHoldRequest, CreateHoldResponse, DeleteHoldRequest, DeleteHoldResponse,
+    GetHoldRequest, GetHoldResponse, HeldSeat, Hold as ProtoHold, hold_service_server::HoldService,
 };
 use chrono::TimeDelta;
 use mesh::{
@@ -30,8 +27,6 @@ use crate::{
     holds::{Granted, Released, SeatState, Wish},
 };
 
-/// When to come back who is told that bookings go first.
-const COME_BACK: Duration = Duration::from_secs(1);
 const CREATE_HOLD: &str = "/boxoffice.booking.v1.HoldService/CreateHold";
 /// How often best-available looks anew when the seats it found were taken meanwhile.
 const BEST_AVAILABLE_TRIES: usize = 3;
@@ -49,11 +44,6 @@ impl HoldService for Shared {
         let fingerprint = idempotency::fingerprint(&message);
         let concert: ConcertId = field::id("concert_id", &message.concert_id)?;
         check_shape(&message)?;
-        if self.checkouts.available_permits() == 0 {
-            return Err(Failure::new(ErrorReason::Overloaded, "too many bookings at once: those go first")
-                .retry_after(COME_BACK)
-                .into());
-        }
         let sale = self.catalog.find(concert).await?;
         // What this key was given before is given again, whatever has become of the sale. Whoever names seats of a sale that
         // is open is told so by the hold itself.

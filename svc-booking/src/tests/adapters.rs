@@ -530,18 +530,3 @@ async fn without_a_token_seats_are_shown_and_nothing_else() {
     let cancel = CancelBookingRequest::default();
     assert_refused(door.bookings().cancel_booking(cancel).await, "TOKEN_MISSING", &[]);
 }
-
-#[tokio::test]
-async fn while_too_many_bookings_are_under_way_nobody_is_given_new_holds() {
-    let house = House::open().await;
-    let door = Door::open(&house).await;
-    let fan = house.fan_with(1000);
-    let hold = door.hold(fan, seats(house.concert, &["A-1-2"], "first")).await.unwrap().into_inner();
-    let others = house.shared.checkouts.acquire_many(crate::CHECKOUTS as u32).await.unwrap();
-    let refused = door.hold(fan, seats(house.concert, &["A-1-3"], "second")).await;
-    assert_refused(refused, "OVERLOADED", &[]);
-    let booking = door.book(fan, &hold.hold_id, "key").await.expect("who has seats goes on");
-    assert_eq!(booking.into_inner().state(), BookingState::Confirmed);
-    drop(others);
-    door.hold(fan, seats(house.concert, &["A-1-3"], "second")).await.unwrap();
-}

@@ -304,7 +304,6 @@ fn process(database: Database, neighbours: Neighbours, clock: &Clock) -> Shared 
         catalog: Arc::new(Catalog::new(neighbours.clone())),
         neighbours,
         views: Arc::new(Views::default()),
-        checkouts: Arc::new(tokio::sync::Semaphore::new(crate::CHECKOUTS)),
         clock: clock.clone(),
         currency: Currency::KRW,
         hold_ttl: HOLD_TTL.to_std().unwrap(),

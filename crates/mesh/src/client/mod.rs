@@ -36,7 +36,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use opentelemetry::{KeyValue, metrics::BoundCounter};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 
 pub use self::{
@@ -57,6 +57,7 @@ use crate::{
     deadline,
     failure::Failure,
     metrics,
+    room::Room,
     server::MAX_IN_FLIGHT,
     telemetry::{self, Trace},
 };
@@ -86,7 +87,7 @@ struct Neighbour {
     balance: Balance,
     breaker: Breaker,
     retry_budget: RetryBudget,
-    room: Semaphore,
+    room: Room,
     calls: Calls,
     retries: BoundCounter<u64>,
     service_tokens: Option<ServiceTokens>,
@@ -162,7 +163,7 @@ impl Channel {
             balance: Balance::new(name, &address, network, ejections.bind(&labels)),
             breaker: Breaker::new(),
             retry_budget: RetryBudget::new(),
-            room: Semaphore::new(ROOM),
+            room: Room::new(ROOM),
             calls: Calls::new(caller, Side::Client, metric, &[("neighbour", name)], &OUTCOMES),
             retries: retries.bind(&labels),
             service_tokens,
@@ -194,13 +195,21 @@ impl Channel {
     /// The same way, on which so many calls more than [`ROOM`] may wait: for a caller that has no limit of its own.
     #[must_use]
     pub fn widened_by(self, calls: usize) -> Self {
-        self.neighbour.room.add_permits(calls);
+        self.neighbour.room.widen(calls);
         self
     }
 
     /// The neighbour's name.
     pub fn name(&self) -> &'static str {
         self.neighbour.name
+    }
+
+    /// Looks whether a call of this method would find a place now, for who can spare themselves the work before the call.
+    ///
+    /// # Errors
+    /// `TRANSPORT_BUSY`, as the call would be refused.
+    pub fn check_room(&self, method: &Method) -> Result<(), Failure> {
+        if self.neighbour.room.is_open_to(method) { Ok(()) } else { Err(self.neighbour.busy()) }
     }
 
     /// Whether the neighbour has failed so often lately that calls are refused.
@@ -246,11 +255,7 @@ impl Neighbour {
             Failure::new(ErrorReason::TransportUnimplemented, "the contracts have no such method")
         })?;
         let deadline = self.deadline(method, &context)?;
-        let _place = self.room.try_acquire().map_err(|_| {
-            Failure::new(ErrorReason::TransportBusy, format!("too many calls wait for {}", self.name))
-                .with("service", self.name)
-                .retry_after(COME_BACK)
-        })?;
+        let _place = self.room.enter(method).ok_or_else(|| self.busy())?;
         let permit = self.breaker.admit().map_err(|retry_after| {
             Failure::new(
                 ErrorReason::TransportBreakerOpen,
@@ -303,6 +308,12 @@ impl Neighbour {
                 Err(broken(self.name, cause))
             }
         }
+    }
+
+    fn busy(&self) -> Failure {
+        Failure::new(ErrorReason::TransportBusy, format!("too many calls wait for {}", self.name))
+            .with("service", self.name)
+            .retry_after(COME_BACK)
     }
 
     /// When to stop waiting: what the method may take, or what remains to our own caller less a margin.

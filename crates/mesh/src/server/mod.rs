@@ -52,6 +52,7 @@ use crate::{
     failure::Failure,
     gathered::Gathered,
     metrics,
+    room::Room,
     shutdown::{DRAIN_LIMIT, Shutdown},
     telemetry::Trace,
 };
@@ -152,8 +153,8 @@ where
             tokio::time::sleep(DRAIN_LIMIT).await;
         }
     };
-    let room = Arc::new(Semaphore::new(options.max_in_flight));
-    watch_calls_in_flight(&options, &room);
+    let room = Arc::new(Room::new(options.max_in_flight));
+    watch_calls_in_flight(options.name, &room);
     let policies = Policies(Arc::new(Shared {
         name: options.name,
         calls: calls_by_method(options.name),
@@ -196,15 +197,14 @@ fn calls_by_method(service: &'static str) -> Box<[Calls]> {
     calls.collect()
 }
 
-fn watch_calls_in_flight(options: &Options, room: &Arc<Semaphore>) {
-    let (labels, limit) = ([KeyValue::new("service", options.name)], options.max_in_flight);
-    let room = Arc::downgrade(room);
+fn watch_calls_in_flight(service: &'static str, room: &Arc<Room>) {
+    let (labels, room) = ([KeyValue::new("service", service)], Arc::downgrade(room));
     metrics::meter()
         .u64_observable_gauge("rpc.server.in_flight.calls")
         .with_description("Calls that a service is working on")
         .with_callback(move |observer| {
             if let Some(room) = room.upgrade() {
-                observer.observe((limit - room.available_permits()) as u64, &labels);
+                observer.observe(room.taken() as u64, &labels);
             }
         })
         .build();
@@ -238,7 +238,7 @@ struct Policies(Arc<Shared>);
 struct Shared {
     name: &'static str,
     calls: Box<[Calls]>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     stream_room: Arc<Semaphore>,
     authenticator: Authenticator,
     shutdown: Shutdown,
@@ -318,7 +318,7 @@ impl Shared {
     {
         let method = method
             .ok_or_else(|| Failure::new(ErrorReason::TransportUnimplemented, "there is no such method"))?;
-        let _place = self.room.try_acquire().map_err(|_| overloaded())?;
+        let _place = self.room.enter(method).ok_or_else(overloaded)?;
         let deadline = arrival + budget_of(method, &request)?;
         let context = Context { deadline: Some(deadline), ..Context::current() };
 

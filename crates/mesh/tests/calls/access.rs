@@ -33,6 +33,7 @@ use crate::{
 };
 
 const GET_SEATS: &str = "/boxoffice.booking.v1.SeatService/GetSeats";
+const CREATE_HOLD: &str = "/boxoffice.booking.v1.HoldService/CreateHold";
 const GET_BOOKING: &str = "/boxoffice.booking.v1.BookingService/GetBooking";
 const GET_VENUE: &str = "/boxoffice.concert.v1.VenueService/GetVenue";
 const PAY: &str = "/boxoffice.payment.v1.PaymentService/Pay";
@@ -165,6 +166,29 @@ fn assert_tells_nothing(status: &Status) {
     assert!(!wire.contains("secret"), "{wire}");
     let info: Vec<RequestInfo> = details(status, "google.rpc.RequestInfo");
     assert_eq!(info[0].request_id, TRACE, "but where to look it up");
+}
+
+#[tokio::test]
+async fn where_there_are_many_calls_those_that_begin_something_give_way() {
+    let (mesh, gate) = (Mesh::new(), Gate::default());
+    let fake = Fake::behind(&gate);
+    let options = Options { max_in_flight: 4, ..Options::new("booking") };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let booking = mesh.serve_on(listener, options, &fake);
+    let begin = async || post(booking.address, CREATE_HOLD, &[], framed(&[])).await;
+    assert_eq!(reason(&begin().await), "TOKEN_MISSING");
+    let first = tokio::spawn(post(booking.address, GET_SEATS, &[], framed(&[])));
+    wait_for_calls(&fake, 1).await;
+    let refused = begin().await;
+    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "OVERLOADED"));
+    assert!(retry_after(&refused).is_some());
+    let second = tokio::spawn(post(booking.address, GET_SEATS, &[], framed(&[])));
+    wait_for_calls(&fake, 2).await;
+    gate.open();
+    for answer in [first, second] {
+        assert_eq!(answer.await.unwrap().code(), Code::Ok);
+    }
+    assert_eq!(reason(&begin().await), "TOKEN_MISSING");
 }
 
 #[tokio::test]

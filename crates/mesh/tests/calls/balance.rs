@@ -6,8 +6,10 @@ use std::{
 };
 
 use boxoffice_proto::{
+    booking::v1::{CreateHoldRequest, hold_service_client::HoldServiceClient},
     concert::v1::{GetSaleRequest, sale_service_client::SaleServiceClient},
     payment::v1::{PayRequest, payment_service_client::PaymentServiceClient},
+    policy,
 };
 use futures_util::{
     future::join_all,
@@ -97,6 +99,32 @@ async fn old_connections_are_given_up_without_a_failed_call() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_begins_something_gives_way_where_many_wait() {
+    let (mesh, gate) = (Mesh::new(), Gate::default());
+    let fake = Fake::behind(&gate);
+    let neighbour = mesh.serve("booking", &fake).await;
+    let channel = mesh.channel("booking", neighbour.address);
+    let begins = policy::method("/boxoffice.booking.v1.HoldService/CreateHold").unwrap();
+    let hold =
+        async || HoldServiceClient::new(channel.clone()).create_hold(CreateHoldRequest::default()).await;
+    let waiting = join_all((0..ROOM / 4).map(|_| get_sale(&channel)));
+    let meanwhile = async {
+        wait_for_calls(&fake, ROOM / 4).await;
+        assert_eq!(reason(&hold().await.unwrap_err()), "TRANSPORT_BUSY");
+        assert_eq!(reason(&channel.check_room(begins).unwrap_err().into()), "TRANSPORT_BUSY");
+        let open = async {
+            wait_for_calls(&fake, ROOM / 4 + 1).await;
+            gate.open();
+        };
+        tokio::join!(get_sale(&channel), open).0.expect("others are let in");
+    };
+    let (waited, ()) = tokio::join!(waiting, meanwhile);
+    waited.into_iter().for_each(|answer| answer.expect("it waited and was answered"));
+    channel.check_room(begins).expect("nobody waits any more");
+    assert_eq!(reason(&hold().await.unwrap_err()), "TOKEN_MISSING");
 }
 
 #[tokio::test]

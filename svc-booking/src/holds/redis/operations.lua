@@ -1,7 +1,10 @@
 -- What is done to one hold, or for one fan: as many of these at once as have come, for the costs of a script are mostly
 -- those of being called. Arguments: how far a test moves the clock; then for each operation its name, which of the keys is
--- its request key (0: none), how many arguments it has, and those. Answers: one each, in this order.
+-- its request key (0: none), how many arguments it has, and those. Answers: one each, in this order; of one that broke, "failed"
+-- and why.
 local now = clock()
+-- Expired holds that are given back at the most for those who are refused: it keeps everybody waiting.
+local releases_left = 20
 -- Seats that are sold in this script, less those that are given back.
 local newly_sold = 0
 local operations = {}
@@ -39,8 +42,12 @@ function operations.hold(arguments, request_key)
 
   local refused = refusal()
   -- What has expired is in nobody's way.
-  if refused and release_expired(20, now) > 0 then
-    refused = refusal()
+  if refused and releases_left > 0 then
+    local released = release_expired(releases_left, now)
+    releases_left = releases_left - released
+    if released > 0 then
+      refused = refusal()
+    end
   end
   if refused then
     redis.call('DEL', request_key)
@@ -169,7 +176,13 @@ local position = 2
 while position <= #ARGV do
   local operation, key, length = unpack(ARGV, position, position + 2)
   local last = position + 2 + length
-  answers[#answers + 1] = operations[operation]({unpack(ARGV, position + 3, last)}, KEYS[tonumber(key)]) or false
+  local arguments = {unpack(ARGV, position + 3, last)}
+  -- What breaks one must not break the others, nor keep what they did from being told.
+  local is_done, answer = pcall(operations[operation], arguments, KEYS[tonumber(key)])
+  if not is_done then
+    answer = {'failed', type(answer) == 'table' and answer.err or tostring(answer)}
+  end
+  answers[#answers + 1] = answer or false
   position = last + 1
 end
 if newly_sold ~= 0 then

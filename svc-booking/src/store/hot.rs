@@ -95,29 +95,30 @@ impl Work for HotWrites {
 
 impl HotWrites {
     async fn run_together(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, DbErr> {
-        let is_for_several = jobs.len() > 1;
         let all: Vec<&Job> = jobs.iter().collect();
-        let has_failures = jobs.iter().any(|job| matches!(job, Job::Fail { .. }));
-        if self.connection.backend() == DatabaseBackend::Postgres && !has_failures {
+        let is_for_several = jobs.len() > 1;
+        let fails_none = !jobs.iter().any(|job| matches!(job, Job::Fail { .. }));
+        if self.connection.backend() == DatabaseBackend::Postgres
+            && fails_none
+            && let Some(statement) = statement_of(&all)?
+        {
             if is_for_several {
                 crash::point("booking.commit.before");
             }
-            let rows =
-                self.connection.commit_alone(statement_of(&claims_of(&all), &confirms_of(&all))?).await?;
+            let confirmed = confirmed_of(&self.connection.commit_alone(statement).await?)?;
             if is_for_several {
                 crash::point("booking.commit.after");
             }
-            let confirmed = confirmed_of(&rows)?;
             return Ok(jobs.iter().map(|job| answer(job, &confirmed)).collect());
         }
         let transaction = self.connection.begin().await?;
         let written = write(&transaction, &all).await;
-        let is_written = written.is_ok();
-        if is_for_several && is_written {
+        let is_for_several = is_for_several && written.is_ok();
+        if is_for_several {
             crash::point("booking.commit.before");
         }
         let answers = transaction.end(written).await;
-        if is_for_several && is_written {
+        if is_for_several {
             crash::point("booking.commit.after");
         }
         answers
@@ -166,12 +167,9 @@ async fn run_alone(transaction: &impl ConnectionTrait, job: &Job) -> Result<Resu
     }
 }
 
-/// Does the jobs of a batch in a transaction: claims first, then confirms, then failures.
+/// Does the jobs of a batch in a transaction: claims and confirms first, then failures.
 async fn write(transaction: &impl ConnectionTrait, jobs: &[&Job]) -> Result<Vec<Answer>, DbErr> {
-    for insert in inserts_of(&claims_of(jobs)) {
-        insert.run(transaction).await?;
-    }
-    let confirmed = confirm(transaction, &confirms_of(jobs)).await?;
+    let confirmed = claim_and_confirm(transaction, jobs).await?;
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         answers.push(match job {
@@ -182,21 +180,45 @@ async fn write(transaction: &impl ConnectionTrait, jobs: &[&Job]) -> Result<Vec<
     Ok(answers)
 }
 
-/// A batch of claims and confirms as one statement of Postgres, which gives the confirmed bookings.
-fn statement_of(claims: &[&NewBooking], confirms: &[(BookingId, i32)]) -> Result<Statement, DbErr> {
+/// Writes the claims and confirms of a batch; which bookings were confirmed.
+async fn claim_and_confirm(
+    transaction: &impl ConnectionTrait,
+    jobs: &[&Job],
+) -> Result<HashSet<Uuid>, DbErr> {
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        return match statement_of(jobs)? {
+            Some(statement) => confirmed_of(&transaction.query_all_raw(statement).await?),
+            None => Ok(HashSet::new()),
+        };
+    }
+    for insert in inserts_of(&claims_of(jobs)) {
+        insert.run(transaction).await?;
+    }
+    confirm(transaction, &confirms_of(jobs)).await
+}
+
+/// The claims and confirms of a batch as one statement of Postgres, which gives the confirmed bookings. None: there are none.
+///
+/// It is the only way in which they are written there: Postgres goes through the parts in an order of its own, which is the
+/// same each time, so that two transactions lock rows in the same order.
+fn statement_of(jobs: &[&Job]) -> Result<Option<Statement>, DbErr> {
     let mut values = Vec::new();
     let mut parts = Vec::new();
-    for insert in inserts_of(claims) {
+    for insert in inserts_of(&claims_of(jobs)) {
         parts.extend(insert.part(&mut values)?);
     }
     let mut select = "SELECT NULL::uuid AS id WHERE false";
+    let confirms = confirms_of(jobs);
     if !confirms.is_empty() {
-        let query = postgres_rows(&mut values, &confirm_rows(confirms))?;
+        let query = postgres_rows(&mut values, &confirm_rows(&confirms))?;
         parts.push(format!("confirmed AS ({})", confirm_text(&query)));
         select = "SELECT id FROM confirmed";
     }
+    if parts.is_empty() {
+        return Ok(None);
+    }
     let text = format!("WITH {} {select}", parts.join(", "));
-    Ok(Statement::from_sql_and_values(DatabaseBackend::Postgres, text, values))
+    Ok(Some(Statement::from_sql_and_values(DatabaseBackend::Postgres, text, values)))
 }
 
 fn claims_of<'j>(jobs: &[&'j Job]) -> Vec<&'j NewBooking> {
@@ -226,7 +248,7 @@ fn answer(job: &Job, confirmed: &HashSet<Uuid>) -> Answer {
 
 /// What a batch of claims inserts.
 fn inserts_of(claims: &[&NewBooking]) -> [Insert; 3] {
-    // Sorted, so that two transactions lock rows in the same order.
+    // Sorted, so that two transactions lock the rows of a table in the same order.
     let mut fans: BTreeMap<(ConcertId, UserId), (usize, u32)> = BTreeMap::new();
     let mut seats: Vec<(ConcertId, Ordinal, BookingId)> = Vec::new();
     for new in claims {
@@ -296,7 +318,7 @@ fn booking_row(new: &NewBooking) -> Vec<Value> {
     ]
 }
 
-/// Confirms bookings; which of them were PAYING under the lease.
+/// Confirms bookings on SQLite; which of them were PAYING under the lease.
 async fn confirm(
     transaction: &impl ConnectionTrait,
     confirms: &[(BookingId, i32)],

@@ -619,38 +619,44 @@ async fn a_claim_that_loses_deadlocks_is_tried_again() {
     let other = office.database.begin().await.unwrap();
     // Who looks for the deadlock first is ended: the claim.
     other.execute_unprepared("SET LOCAL deadlock_timeout = '1min'").await.unwrap();
-    let take_seat = sql(
+    let take_row = sql(
         &other,
-        "INSERT INTO claim (concert, seat, booking) VALUES ($1, 2, $2)",
-        [office.concert.uuid().into(), BookingId::new().uuid().into()],
+        "UPDATE fan_seats SET seats = seats WHERE concert = $1 AND fan = $2",
+        [office.concert.uuid().into(), fan.uuid().into()],
     );
-    other.execute_raw(take_seat).await.unwrap();
+    other.execute_raw(take_row).await.unwrap();
 
     let store = office.store.clone();
     let new = office.booking_of(fan, &[2]);
     let claim = tokio::spawn(async move { store.claim(new).await });
     // Twice: the batch, and then the claim alone.
     for _ in 0..2 {
-        wait_until("the claim to wait for the seat", Duration::from_secs(20), async || {
+        wait_until("the claim to wait for the fan's row", Duration::from_secs(20), async || {
             let waits = "pg_locks JOIN pg_stat_activity USING (pid)
                          WHERE NOT granted AND locktype = 'transactionid' AND datname = current_database()";
             if office.count(waits).await == 1 { Ok(()) } else { Err("nobody waits".to_owned()) }
         })
         .await;
-        // It has the fan's row and waits for the seat; now the row is waited for by whoever has the seat.
+        // It has the seat and waits for the fan's row; now the seat is waited for by whoever has the row.
         let savepoint = other.begin().await.unwrap();
-        let take_row = sql(
+        let take_seat = sql(
             &savepoint,
-            "UPDATE fan_seats SET seats = seats WHERE concert = $1 AND fan = $2",
-            [office.concert.uuid().into(), fan.uuid().into()],
+            "INSERT INTO claim (concert, seat, booking) VALUES ($1, 2, $2)",
+            [office.concert.uuid().into(), BookingId::new().uuid().into()],
         );
-        savepoint.execute_raw(take_row).await.expect("the claim is the one that is ended");
+        savepoint.execute_raw(take_seat).await.expect("the claim is the one that is ended");
         savepoint.rollback().await.unwrap();
     }
     other.rollback().await.unwrap();
     let claimed = claim.await.unwrap();
     assert!(matches!(claimed, Ok(Ok(()))), "{claimed:?}");
     assert_eq!(office.claims().await, [1, 2]);
+    // What it counts, Postgres tells a little later.
+    wait_until("the deadlocks to be counted", Duration::from_secs(20), async || {
+        let twice = "pg_stat_database WHERE datname = current_database() AND deadlocks = 2";
+        if office.count(twice).await == 1 { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
 }
 
 /// Whoever has locked a seat may stand still: only who wants that seat has to come again.

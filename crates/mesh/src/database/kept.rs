@@ -37,7 +37,10 @@ const STEP_LIMIT: Duration = Duration::from_secs(2);
 ///
 /// Longer than Postgres waits before it looks for deadlocks, which it resolves by itself.
 const LOCK_LIMIT: Duration = Duration::from_millis(1500);
-/// How long its commit may take. Callers who are told that nobody knows are worse off than those who wait a little.
+/// After how long Postgres gives a statement up by itself: before it is taken for silent, so that what it gave up is not
+/// committed when nobody waits for it any more.
+const STATEMENT_LIMIT: Duration = Duration::from_millis(2500);
+/// How long its commit may take, or a statement that commits. Callers who are told that nobody knows are worse off than those who wait a little.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 
 /// After so long between two transactions a connection is asked whether it is still there, before it is given what can't be
@@ -184,7 +187,8 @@ async fn is_there(connection: &mut PgConnection, text: &'static str) -> bool {
 
 async fn connect(pool: &PgPool) -> Result<PgConnection, DbErr> {
     let options = pool.connect_options().as_ref().clone();
-    let options = options.options([("lock_timeout", LOCK_LIMIT.as_millis().to_string())]);
+    let limits = [("lock_timeout", LOCK_LIMIT), ("statement_timeout", STATEMENT_LIMIT)];
+    let options = options.options(limits.map(|(name, limit)| (name, limit.as_millis().to_string())));
     let connected = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
     let connected = connected.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
     connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())))

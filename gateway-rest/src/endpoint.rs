@@ -95,8 +95,11 @@ impl Endpoint {
     pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Response {
         let call = self.calls.begin(&self.span_name, &Context::current().trace, access::abandoned());
         let policy = self.route.policy;
-        // First of all: where there are too many, refusing must cost less than serving.
-        if let Err(busy) = self.channel.check_room(policy) {
+        // First of all: where there are too many, refusing must cost less than serving. What does not yield may be answered without
+        // the service.
+        if policy.yields
+            && let Err(busy) = self.channel.check_room(policy)
+        {
             let mut response = respond_with(busy.into());
             response.extensions_mut().insert(Served { method: policy.path, user: None });
             call.end(access::place_of(response.status()));

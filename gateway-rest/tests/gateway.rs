@@ -323,11 +323,11 @@ async fn a_drain_ends_streams_and_loses_no_call() {
 #[tokio::test]
 async fn where_many_wait_for_a_service_new_holds_are_refused_before_anything_else() {
     let world = start(|_| {}).await;
-    // A quarter of the calls that the gateway lets wait for a service.
-    let waiting: Vec<_> = (0..256).map(|_| tokio::spawn(world.hold(&["slow"]).send())).collect();
+    // Half of the calls that the gateway lets wait for a service.
+    let waiting: Vec<_> = (0..512).map(|_| tokio::spawn(world.hold(&["slow"]).send())).collect();
     wait_until("the calls to reach the service", PATIENCE, async || {
         let reached = world.seen.lock().unwrap().len();
-        if reached == 256 { Ok(()) } else { Err(format!("{reached} have")) }
+        if reached == 512 { Ok(()) } else { Err(format!("{reached} have")) }
     })
     .await;
     let refused = world.anonymous("POST", "/v1/concerts/cnc_1/holds").body("no JSON").send().await.unwrap();

@@ -53,7 +53,18 @@ impl Rest {
         }
         let request = request.body(Full::from(body.map(Value::to_string).unwrap_or_default()))?;
         let mut connection = self.connection().await?;
-        let (answer, body) = connection.send_request(request).await?.into_parts();
+        let answer = match connection.try_send_request(request).await {
+            Ok(answer) => answer,
+            // The gateway closed it at the same moment, and the request was not sent.
+            Err(mut error) => match error.take_message() {
+                Some(request) => {
+                    connection = self.connect().await?;
+                    connection.send_request(request).await?
+                }
+                None => return Err(error.into_error().into()),
+            },
+        };
+        let (answer, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
@@ -68,6 +79,10 @@ impl Rest {
                 return Ok(connection);
             }
         }
+        self.connect().await
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.gateway).await?;
         stream.set_nodelay(true)?;
         let (connection, driver) = handshake(TokioIo::new(stream)).await?;

@@ -172,7 +172,7 @@ fn assert_tells_nothing(status: &Status) {
 async fn where_there_are_many_calls_those_that_begin_something_give_way() {
     let (mesh, gate) = (Mesh::new(), Gate::default());
     let fake = Fake::behind(&gate);
-    let options = Options { max_in_flight: 4, ..Options::new("booking") };
+    let options = Options { max_in_flight: 2, ..Options::new("booking") };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let booking = mesh.serve_on(listener, options, &fake);
     let begin = async || post(booking.address, CREATE_HOLD, &[], framed(&[])).await;

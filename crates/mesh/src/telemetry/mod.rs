@@ -85,14 +85,14 @@ pub struct Telemetry {
 /// what is logged. Once a process, by `main`, within its runtime.
 ///
 /// # Errors
-/// If the collector's address is none, or something was installed before.
+/// If `LOG` makes no sense, the collector's address is none, or something was installed before.
 pub fn install(
     name: &'static str,
     format: LogFormat,
     default_filter: &str,
     export: &Export,
 ) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_from_env("LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let filter = filter(std::env::var("LOG").ok().as_deref(), default_filter)?;
     let service_name = export.otel_service_name.clone().filter(|name| !name.is_empty());
     let service_name = service_name.unwrap_or_else(|| name.to_owned());
     let resource = Resource::builder().with_service_name(service_name).build();
@@ -125,6 +125,12 @@ pub fn install(
     spans.set_resource(&resource);
     span::collect(spans, span::Ratio::new(export.otel_traces_sampler_arg));
     Ok(Telemetry { meters, logs: Some(logs) })
+}
+
+/// What is logged. By OpenTelemetry's rules an empty variable is one that isn't set.
+fn filter(told: Option<&str>, default: &str) -> anyhow::Result<EnvFilter> {
+    let told = told.filter(|told| !told.is_empty()).unwrap_or(default);
+    EnvFilter::try_new(told).context("LOG must be such as info or info,svc_booking=debug")
 }
 
 /// Installs, does something, and sends what was collected.
@@ -169,6 +175,16 @@ impl Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_logged_is_the_default_or_what_makes_sense() {
+        for told in [None, Some("")] {
+            assert_eq!(filter(told, "warn").unwrap().to_string(), "warn");
+        }
+        assert_eq!(filter(Some("svc_booking=debug"), "warn").unwrap().to_string(), "svc_booking=debug");
+        let refusal = filter(Some("info,svc_booking=loud"), "warn").unwrap_err().to_string();
+        assert!(refusal.starts_with("LOG must be"), "{refusal}");
+    }
 
     #[test]
     fn a_share_is_from_0_to_1() {

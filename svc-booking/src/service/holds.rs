@@ -1,10 +1,13 @@
 //! Holds.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
-use boxoffice_proto::booking::v1::{
-    BestAvailable, CreateHoldRequest, CreateHoldResponse, DeleteHoldRequest, DeleteHoldResponse,
-    GetHoldRequest, GetHoldResponse, HeldSeat, Hold as ProtoHold, hold_service_server::HoldService,
+use boxoffice_proto::{
+    booking::v1::{
+        BestAvailable, CreateHoldRequest, CreateHoldResponse, DeleteHoldRequest, DeleteHoldResponse,
+        GetHoldRequest, GetHoldResponse, HeldSeat, Hold as ProtoHold, hold_service_server::HoldService,
+    },
+    common::v1::ErrorReason as CommonReason,
 };
 use chrono::TimeDelta;
 use mesh::{
@@ -28,8 +31,11 @@ use crate::{
 };
 
 const CREATE_HOLD: &str = "/boxoffice.booking.v1.HoldService/CreateHold";
-/// How often best-available looks anew when the seats it found were taken meanwhile.
-const BEST_AVAILABLE_TRIES: usize = 3;
+/// Among how many of the best choices best-available draws, when it looks first and when the seats it found were taken
+/// meanwhile. Hundreds may look at once: who lost among the very best would lose again among a few.
+const BEST_AVAILABLE_DRAWS: [usize; 3] = [1, 32, 1024];
+/// When to ask again.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl HoldService for Shared {
@@ -148,12 +154,10 @@ impl Shared {
             value: wanted.section_id.clone(),
         })?;
         let quantity = wanted.quantity as usize;
-        let mut granted = Granted::NotLoaded;
-        for turn in 0..BEST_AVAILABLE_TRIES {
+        for choices in BEST_AVAILABLE_DRAWS {
             let snapshot = self.snapshot(sale).await?;
             let is_free = |seat: u32| snapshot.states[seat as usize] == SeatState::Available;
-            // Whoever lost a race looks elsewhere: the winners took the very best.
-            let skip = if turn == 0 { 0 } else { rand::random_range(0..16) };
+            let skip = rand::random_range(0..choices);
             let found =
                 best_available::find(&sale.layout, section, quantity, wanted.accessible, skip, is_free);
             let Some(found) = found else {
@@ -161,12 +165,13 @@ impl Shared {
                     |seat: &u32| is_free(*seat) && sale.layout.is_accessible(*seat) == wanted.accessible;
                 return Err(Error::NotEnoughSeats { available: section.range().filter(is_open).count() });
             };
-            granted = self.grant(sale, wish(found)).await?;
+            let granted = self.grant(sale, wish(found)).await?;
             if !matches!(granted, Granted::Taken(_)) {
-                break;
+                return Ok(granted);
             }
         }
-        Ok(granted)
+        let text = "others took the best of the free seats at the same moment, again and again";
+        Err(Failure::new(CommonReason::RaceLost, text).retry_after(COME_BACK).into())
     }
 
     async fn answer_grant(

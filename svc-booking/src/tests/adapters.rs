@@ -75,7 +75,11 @@ impl Door {
         request
     }
 
-    async fn hold(&self, fan: UserId, message: CreateHoldRequest) -> Result<Response<Hold>, Status> {
+    pub(super) async fn hold(
+        &self,
+        fan: UserId,
+        message: CreateHoldRequest,
+    ) -> Result<Response<Hold>, Status> {
         let response = self.holds().create_hold(self.by(fan, message)).await?;
         Ok(response.map(|message| message.hold.expect("a hold")))
     }
@@ -129,7 +133,7 @@ fn seats(concert: ConcertId, seat_ids: &[&str], key: &str) -> CreateHoldRequest 
 }
 
 /// A wish for the best seats.
-fn best(concert: ConcertId, section_id: &str, quantity: i32, key: &str) -> CreateHoldRequest {
+pub(super) fn best(concert: ConcertId, section_id: &str, quantity: i32, key: &str) -> CreateHoldRequest {
     let best_available =
         Some(BestAvailable { section_id: section_id.to_owned(), quantity, accessible: false });
     CreateHoldRequest { best_available, ..seats(concert, &[], key) }

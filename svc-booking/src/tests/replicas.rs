@@ -4,9 +4,10 @@ use boxoffice_proto::booking::v1::{SeatState, WatchSeatsRequest, WatchSeatsRespo
 use mesh::{id::UserId, shutdown::Shutdown};
 use mesh_test::{Redis, wait_until};
 use tonic::Streaming;
+use tonic_types::StatusExt;
 
 use super::{
-    adapters::Door,
+    adapters::{Door, best},
     house::{House, PATIENCE, order, reason},
     payment::Manner,
 };
@@ -48,6 +49,33 @@ async fn next(stream: &mut Streaming<WatchSeatsResponse>) -> WatchSeatsResponse 
 fn first_change(message: &WatchSeatsResponse) -> (&str, SeatState) {
     let change = message.changes.first().expect("a change");
     (change.seat_id.as_str(), change.state())
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: scripts/test runs it"]
+async fn who_loses_the_race_for_the_best_seats_may_come_again() {
+    let Replicas { house, redis: _redis, .. } = Replicas::open().await;
+    let door = Door::open(&house).await;
+    let wishes = (0..100).map(|number| {
+        let fan = house.fan_with(1000);
+        door.hold(fan, best(house.concert, "A", 1, &format!("key-{number}")))
+    });
+    let answers = futures_util::future::join_all(wishes).await;
+    let mut seats: Vec<String> = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(hold) => seats.extend(hold.into_inner().seats.into_iter().map(|seat| seat.seat_id)),
+            Err(status) => match status.get_details_error_info().expect("a reason").reason.as_str() {
+                "NOT_ENOUGH_SEATS" => {}
+                "RACE_LOST" => assert!(status.get_details_retry_info().is_some(), "{status:?}"),
+                other => panic!("nobody asked for a certain seat: {other}"),
+            },
+        }
+    }
+    let held = seats.len();
+    seats.sort_unstable();
+    seats.dedup();
+    assert!(held == seats.len() && held > 0, "{seats:?}");
 }
 
 #[tokio::test]

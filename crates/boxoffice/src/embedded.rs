@@ -18,6 +18,7 @@ use mesh::{
     config::{Common, Secret},
     database::DatabaseUrl,
     money::Currency,
+    server::Port,
     shutdown::Shutdown,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -125,7 +126,7 @@ impl Embedded {
         let key_encryption_key = read_or_make_secret(&options.data_dir.join("key-encryption-key"))?;
         // Every process its own: nobody else has to know it.
         let service_token_key = Secret::random();
-        let listeners = Listeners::bind(&options).await?;
+        let listeners = Listeners::bind(&options)?;
         let [user_url, concert_url, booking_url, payment_url] = listeners.urls();
         let http = listeners.http.local_addr()?;
         let services = listeners.services();
@@ -254,14 +255,14 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(options: &Options) -> anyhow::Result<Self> {
+    fn bind(options: &Options) -> anyhow::Result<Self> {
         Ok(Self {
-            http: bind("--http-addr", options.http_addr).await?,
-            user: bind("--user-addr", options.user_addr).await?,
-            concert: bind("--concert-addr", options.concert_addr).await?,
-            booking: bind("--booking-addr", options.booking_addr).await?,
-            payment: bind("--payment-addr", options.payment_addr).await?,
-            admin: bind("--admin-addr", options.admin_addr).await?,
+            http: bind("--http-addr", options.http_addr)?,
+            user: bind("--user-addr", options.user_addr)?,
+            concert: bind("--concert-addr", options.concert_addr)?,
+            booking: bind("--booking-addr", options.booking_addr)?,
+            payment: bind("--payment-addr", options.payment_addr)?,
+            admin: bind("--admin-addr", options.admin_addr)?,
         })
     }
 
@@ -281,8 +282,8 @@ impl Listeners {
     }
 }
 
-async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+fn bind(option: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    Port::reserve(address).and_then(Port::listen).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{address} is in use by another program; choose another with {option}")
         }

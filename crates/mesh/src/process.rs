@@ -157,7 +157,7 @@ fn read<Cli: FromArgMatches>(matches: &ArgMatches) -> Cli {
 /// # Errors
 /// If it is in use, or not this machine's.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+    reserve(address)?.listen().map_err(|error| cannot_listen(address, &error))
 }
 
 /// Takes an address, which is listened on later.

@@ -41,21 +41,29 @@ impl Port {
         }
     }
 
-    /// The connections made to it, from now on.
+    /// Listens, if it does not yet.
     ///
     /// # Errors
     /// If another process has begun to listen on it meanwhile.
-    pub fn open(self) -> io::Result<TcpIncoming> {
-        let listener = match self {
+    pub fn listen(self) -> io::Result<TcpListener> {
+        match self {
             Self::Reserved(socket) => {
                 let address = socket.local_addr()?;
                 let in_use = |error: io::Error| {
                     io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
                 };
-                socket.listen(BACKLOG).map_err(in_use)?
+                socket.listen(BACKLOG).map_err(in_use)
             }
-            Self::Open(listener) => listener,
-        };
+            Self::Open(listener) => Ok(listener),
+        }
+    }
+
+    /// The connections made to it, from now on.
+    ///
+    /// # Errors
+    /// If another process has begun to listen on it meanwhile.
+    pub fn open(self) -> io::Result<TcpIncoming> {
+        let listener = self.listen()?;
         tracing::info!(address = %listener.local_addr()?, "listening");
         Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
     }

@@ -40,7 +40,8 @@ const LOCK_LIMIT: Duration = Duration::from_millis(1500);
 /// After how long Postgres gives a statement up by itself: before it is taken for silent, so that what it gave up is not
 /// committed when nobody waits for it any more.
 const STATEMENT_LIMIT: Duration = Duration::from_millis(2500);
-/// How long its commit may take, or a statement that commits. Callers who are told that nobody knows are worse off than those who wait a little.
+/// How long its commit may take, or a statement that commits. Callers who are told that nobody knows are worse off than those
+/// who wait a little.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 
 /// After so long between two transactions a connection is asked whether it is still there, before it is given what can't be

@@ -20,8 +20,8 @@ use super::{Concerts, keys, place_of};
 
 static OPERATIONS: LazyLock<Script> = super::script!("operations.lua");
 
-/// The most operations of a script, in which nobody else is served: half a millisecond. With more, Redis would work while booking has
-/// nothing to do, and then booking while Redis has nothing to do.
+/// The most operations of a script, in which nobody else is served: half a millisecond. With more, Redis would work while
+/// booking has nothing to do, and then booking while Redis has nothing to do.
 const AT_ONCE: usize = 16;
 
 /// What `operations.lua` is to do.
@@ -37,7 +37,7 @@ pub(super) struct Operation {
 pub(super) struct Queue {
     waiting: VecDeque<Job>,
     /// Whether there is a task that takes them.
-    is_worked_off: bool,
+    has_worker: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Job {
 impl Queue {
     /// Whether nobody waits, and nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_worked_off
+        !self.has_worker
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn operate(
         let mut concerts_now = lock(concerts);
         let queue = &mut concerts_now.entry(place_of(concert)).or_default().queue;
         queue.waiting.push_back(Job { operation, clock_shift, answer });
-        if !std::mem::replace(&mut queue.is_worked_off, true) {
+        if !std::mem::replace(&mut queue.has_worker, true) {
             let worker = Worker { redis: redis.clone(), concerts: Arc::clone(concerts), concert };
             tokio::spawn(worker.work());
         }
@@ -125,7 +125,7 @@ impl Worker {
         let mut concerts = lock(&self.concerts);
         let queue = &mut concerts.get_mut(&place_of(self.concert))?.queue;
         if queue.waiting.is_empty() {
-            queue.is_worked_off = false;
+            queue.has_worker = false;
             return None;
         }
         let count = queue.waiting.len().min(AT_ONCE);

@@ -1,5 +1,10 @@
 //! A hold: seats kept for a fan for a while.
 
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU32, Ordering},
+};
+
 use chrono::{DateTime, TimeDelta, Utc};
 use mesh::id::{ConcertId, HoldId, Id, UserId};
 use sha2::{Digest, Sha256};
@@ -35,15 +40,18 @@ impl Hold {
 /// Two bytes of a concert's id that its holds' ids have too.
 pub(crate) type ConcertMark = [u8; 2];
 
+/// Numbers the holds of this process, from anywhere: those of one millisecond must differ, and those of two processes should.
+static NEXT_NUMBER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random()));
+
 /// A new hold's id, a UUIDv7. Its last four bytes are a mark of the fan: when a hold is gone (holds may be lost), the id
 /// still tells whether it was this fan's, and so whether the answer is "expired" or "not found". The two bytes before
-/// them tell which concerts it may be of.
+/// them tell which concerts it may be of. Between the time and the marks stands the end of the hold's number, 26 bits.
 pub(crate) fn new_id(fan: UserId, concert: ConcertId) -> HoldId {
     let mut bytes = *HoldId::new().uuid().as_bytes();
-    // What else kept ids of one millisecond apart is a counter, whose end makes room for the marks.
-    let random: [u8; 3] = rand::random();
-    bytes[7..10].copy_from_slice(&random);
-    bytes[8] = 0x80 | random[1] & 0x3f;
+    let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+    // Around them the version and the variant of RFC 9562.
+    bytes[6..8].copy_from_slice(&(0x7000 | (number >> 14) as u16 & 0x0fff).to_be_bytes());
+    bytes[8..10].copy_from_slice(&(0x8000 | number as u16 & 0x3fff).to_be_bytes());
     bytes[10..12].copy_from_slice(&mark_of(concert));
     let fan = mark(&bytes, fan);
     bytes[12..].copy_from_slice(&fan);
@@ -90,6 +98,15 @@ mod tests {
         assert!(!belongs_to(id, other));
         assert!(!belongs_to(HoldId::new(), fan));
         assert_eq!(id.uuid().get_version_num(), 7);
+    }
+
+    #[test]
+    fn no_two_of_a_fan_s_holds_have_one_id_however_many_are_made_in_a_millisecond() {
+        let (fan, concert) = (UserId::new(), ConcertId::new());
+        let mut ids = std::collections::HashSet::new();
+        for _ in 0..100_000 {
+            assert!(ids.insert(new_id(fan, concert)));
+        }
     }
 
     #[test]

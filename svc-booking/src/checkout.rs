@@ -311,13 +311,12 @@ impl Shared {
 
     /// What became of an order before: it was made by the same key, or its hold was booked by another one.
     async fn find_earlier(&self, order: &Order) -> Result<Option<Outcome>, Error> {
+        // The hold first: a booking that the same key is making right now is then found by its key, if not by both.
+        let booked = self.store.find_by_hold(order.hold).await?;
         if let Some((booking, fingerprint)) = self.store.find_by_key(order.fan, &order.request_key).await? {
             return self.replay(booking, &fingerprint, order).map(Some);
         }
-        match self.store.find_by_hold(order.hold).await? {
-            Some(booking) => Err(Error::HoldBooked(booking)),
-            None => Ok(None),
-        }
+        booked.map_or(Ok(None), |booking| Err(Error::HoldBooked(booking)))
     }
 
     async fn explain_conflict(

@@ -13,9 +13,10 @@ use crate::{
 /// How often a process is replaced: each has some seconds to live.
 const PACE: Duration = Duration::from_millis(500);
 /// What a fan may be told in any sale.
-const EXPECTED: [&str; 6] = [
+const EXPECTED: [&str; 7] = [
     "SEAT_TAKEN",
     "NOT_ENOUGH_SEATS",
+    "RACE_LOST",
     "HOLD_EXPIRED",
     "HOLD_BOOKED",
     "REQUEST_IN_PROGRESS",

@@ -6,6 +6,9 @@ use clap::CommandFactory;
 use gateway_rest::config::Cli;
 use mesh::{admin, clock::Clock, failure::chain, process, shutdown::Shutdown, telemetry};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli: Cli = process::parse(Cli::command());

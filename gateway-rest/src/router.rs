@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use mesh::{auth::Keys, client::Channel, shutdown::Shutdown};
 use serde_json::json;
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{
@@ -109,9 +110,15 @@ pub(crate) fn finish(router: Router, origins: AllowedOrigins) -> Router {
     router
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(respond_to_panic))
-        .layer(CompressionLayer::new().gzip(true).compress_when(compressible))
-        .layer(cors::layer(origins))
+        // Together, the outermost first: a router boxes what each of its layers makes, for every call.
+        .layer(
+            ServiceBuilder::new()
+                .layer(cors::layer(origins))
+                .layer(CompressionLayer::new().gzip(true).compress_when(compressible))
+                .layer(CatchPanicLayer::custom(respond_to_panic)),
+        )
+        // Otherwise every call would put the layers around its handler anew.
+        .with_state(())
 }
 
 async fn no_such_route() -> Response {

@@ -15,7 +15,6 @@ use http::{
     HeaderMap, HeaderValue,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
-use prost::Message as _;
 use prost_reflect::{
     DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, SerializeOptions, Value,
 };
@@ -495,8 +494,7 @@ pub fn decode_response(
 /// # Errors
 /// If a value has no JSON form, such as a time in the year 10000.
 pub fn write_json(message: &DynamicMessage) -> Result<Vec<u8>, ResponseError> {
-    // JSON takes about four times the bytes of the message.
-    let mut serializer = serde_json::Serializer::new(Vec::with_capacity(4 * message.encoded_len() + 64));
+    let mut serializer = serde_json::Serializer::new(Vec::with_capacity(JSON_BYTES));
     message.serialize_with_options(&mut serializer, &JSON_FORM)?;
     Ok(serializer.into_inner())
 }
@@ -512,12 +510,15 @@ pub fn to_json(message: &DynamicMessage) -> Result<Map<String, Json>, ResponseEr
     }
 }
 
+/// What most answers are shorter than.
+const JSON_BYTES: usize = 1024;
 const JSON_FORM: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::descriptors::routes;
+    use prost::Message as _;
     use prost_reflect::DescriptorPool;
     use prost_types::{
         DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MessageOptions,

@@ -19,6 +19,9 @@ use tracing_subscriber::{
 
 use crate::context::Context;
 
+/// What most lines are shorter than, in bytes.
+const LINE: usize = 512;
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -73,7 +76,7 @@ where
         let Some(call) = Context::of_call() else {
             return self.inner.format_event(context, writer, event);
         };
-        let mut line = String::new();
+        let mut line = String::with_capacity(LINE);
         self.inner.format_event(context, Writer::new(&mut line), event)?;
         let (line, trace_id) = (line.trim_end(), call.trace.id());
         match (self.format, line.strip_suffix('}')) {

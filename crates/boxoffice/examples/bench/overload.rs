@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    deployment::Usage,
     house::House,
     shop::{Order, Refused, Shop},
 };
@@ -38,12 +39,15 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// How long a fan who has a hold waits before coming back (RetryInfo says so).
 const COME_BACK: Duration = Duration::from_secs(1);
 
+const ACCEPTED: &str = "accepted";
+
 /// How a call of a fan ended, and after how long. Of the first call, since it was to begin.
 struct End {
     at: Instant,
     step: &'static str,
     took: Duration,
-    refused: Option<Refused>,
+    /// [`ACCEPTED`], or why not.
+    outcome: String,
 }
 
 pub(crate) async fn run(options: Options, collector: &str) -> anyhow::Result<()> {
@@ -54,7 +58,7 @@ pub(crate) async fn run(options: Options, collector: &str) -> anyhow::Result<()>
     let shop = Arc::new(Shop::open(&house, Order::Hot, most as usize, options.rest).await?);
     let before = shop.measure(options.fans, window).await?;
     println!("closed loop: {before}");
-    flood(&shop, before.rate() * options.times, window).await?.print(before.rate());
+    flood(&house, &shop, before.rate() * options.times, window).await?.print(before.rate());
     println!("closed loop: {}", shop.measure(options.fans, window).await?);
     drop(shop);
     Arc::into_inner(house).context("a fan is still there")?.close().await
@@ -64,12 +68,14 @@ pub(crate) async fn run(options: Options, collector: &str) -> anyhow::Result<()>
 struct Flood {
     rate: f64,
     window: Duration,
-    /// By the step and the reason, empty if there is none: how long it took.
+    /// What the processes used until the window and until its end.
+    usage: (Usage, Usage),
+    /// By the step and its outcome: how long it took.
     ends: BTreeMap<(&'static str, String), Histogram<u64>>,
 }
 
 /// Fans begin to book at a fixed rate. Who is not given seats leaves; who has some and can't book them comes back.
-async fn flood(shop: &Arc<Shop>, rate: f64, window: Duration) -> anyhow::Result<Flood> {
+async fn flood(house: &House, shop: &Arc<Shop>, rate: f64, window: Duration) -> anyhow::Result<Flood> {
     let (sender, mut received) = mpsc::unbounded_channel();
     let start = Instant::now();
     let (from, until) = (start + WARM_UP, start + WARM_UP + window);
@@ -84,27 +90,39 @@ async fn flood(shop: &Arc<Shop>, rate: f64, window: Duration) -> anyhow::Result<
             }
         })
     };
-    let mut ends: BTreeMap<_, Histogram<u64>> = BTreeMap::new();
-    while let Some(End { at, step, took, refused }) = received.recv().await {
-        if at < from || at >= until {
-            continue;
+    let usage = async {
+        tokio::time::sleep_until(from).await;
+        let before = house.usage().await?.context("nothing is deployed")?;
+        tokio::time::sleep_until(until).await;
+        anyhow::Ok((before, house.usage().await?.context("nothing is deployed")?))
+    };
+    let ends = async {
+        let mut ends: BTreeMap<_, Histogram<u64>> = BTreeMap::new();
+        while let Some(End { at, step, took, outcome }) = received.recv().await {
+            if at < from || at >= until {
+                continue;
+            }
+            let times = match ends.entry((step, outcome)) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Histogram::new(3)?),
+            };
+            times.record(took.as_micros() as u64)?;
         }
-        let reason = refused.map(|Refused(reason)| reason).unwrap_or_default();
-        let times = match ends.entry((step, reason)) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Histogram::new(3)?),
-        };
-        times.record(took.as_micros() as u64)?;
-    }
+        anyhow::Ok(ends)
+    };
+    let (usage, ends) = tokio::try_join!(usage, ends)?;
     arrivals.await?;
-    Ok(Flood { rate, window, ends })
+    Ok(Flood { rate, window, usage, ends })
 }
 
 async fn visit(shop: &Shop, begin: Instant, until: Instant, ends: &mpsc::UnboundedSender<End>) {
-    let tell = |step, since: Instant, refused| {
+    let tell = |step, since: Instant, refused: Option<Refused>| {
+        let outcome = refused.map_or(ACCEPTED.to_owned(), |Refused(reason)| reason);
         // Nobody listens any more when the measurement failed.
-        let _ = ends.send(End { at: Instant::now(), step, took: since.elapsed(), refused });
+        let _ = ends.send(End { at: Instant::now(), step, took: since.elapsed(), outcome });
     };
+    // The generator itself is late by this, in the time of each hold, too.
+    tell("generator's turn", begin, None);
     let wish = match shop.wish() {
         Ok(wish) => wish,
         Err(error) => return tell("hold", begin, Some(error.into())),
@@ -127,14 +145,14 @@ async fn visit(shop: &Shop, begin: Instant, until: Instant, ends: &mpsc::Unbound
 impl Flood {
     fn print(&self, peak: f64) {
         let rate = |count: u64| count as f64 / self.window.as_secs_f64();
-        let confirmed = self.ends.get(&("booking", String::new())).map_or(0, Histogram::len);
+        let confirmed = self.ends.get(&("booking", ACCEPTED.to_owned())).map_or(0, Histogram::len);
         let goodput = rate(confirmed);
         println!("{:.0} fans/s come: {goodput:.0} bookings/s, ratio {:.2}", self.rate, goodput / peak);
-        for ((step, reason), times) in &self.ends {
+        println!("{}", self.usage.1.report(&self.usage.0, confirmed as usize));
+        for ((step, outcome), times) in &self.ends {
             let at = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
             println!(
-                "  {step} {}: {:.0}/s, p50 {:.1} ms, p99 {:.1} ms, at most {:.0} ms",
-                if reason.is_empty() { "accepted" } else { reason },
+                "  {step} {outcome}: {:.0}/s, p50 {:.1} ms, p99 {:.1} ms, at most {:.0} ms",
                 rate(times.len()),
                 at(0.5),
                 at(0.99),

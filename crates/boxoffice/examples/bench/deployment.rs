@@ -93,7 +93,7 @@ impl Deployment {
             ("REDIS_URL", redis.url()),
             ("ADMIN_LISTEN_ADDR", "127.0.0.1:0".to_owned()),
             ("DRAIN_WAIT", "0s".to_owned()),
-            // There are more processes than cores: more threads would only wake each other.
+            // There are more processes than cores: more threads would only wake each other (but see the gateway).
             ("TOKIO_WORKER_THREADS", "1".to_owned()),
         ]);
         Ok(Self {
@@ -124,7 +124,10 @@ impl Deployment {
 
     /// Starts the gateway, and waits until it is ready. Where it is.
     pub(crate) async fn start_gateway(&mut self) -> anyhow::Result<SocketAddr> {
-        self.start("gateway-rest", &[("HTTP_LISTEN_ADDR", "127.0.0.1:0")], async |address| {
+        // All calls pass it: one thread always has something to do, gets half a core, and everybody waits for it.
+        let threads = std::thread::available_parallelism()?.to_string();
+        let variables = [("HTTP_LISTEN_ADDR", "127.0.0.1:0"), ("TOKIO_WORKER_THREADS", threads.as_str())];
+        self.start("gateway-rest", &variables, async |address| {
             Api::new(format!("http://{address}"))?
                 .get("/readyz", None)
                 .await?

@@ -311,12 +311,11 @@ impl Shared {
 
     /// What became of an order before: it was made by the same key, or its hold was booked by another one.
     async fn find_earlier(&self, order: &Order) -> Result<Option<Outcome>, Error> {
-        // The hold first: a booking that the same key is making right now is then found by its key, if not by both.
-        let booked = self.store.find_by_hold(order.hold).await?;
-        if let Some((booking, fingerprint)) = self.store.find_by_key(order.fan, &order.request_key).await? {
+        let earlier = self.store.find_earlier(order.fan, &order.request_key, order.hold).await?;
+        if let Some((booking, fingerprint)) = earlier.by_key {
             return self.replay(booking, &fingerprint, order).map(Some);
         }
-        booked.map_or(Ok(None), |booking| Err(Error::HoldBooked(booking)))
+        earlier.by_hold.map_or(Ok(None), |booking| Err(Error::HoldBooked(booking)))
     }
 
     async fn explain_conflict(

@@ -14,7 +14,7 @@ use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Statement, V
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
-use super::{find_by_hold, find_by_key, find_sold_of, seats_json};
+use super::{find_earlier, find_sold_of, seats_json};
 use crate::domain::{
     booking::{Booking, PaymentFailure, State},
     layout::Ordinal,
@@ -401,12 +401,11 @@ pub(super) async fn release_claims(
 /// Finds out what a claim is in conflict with.
 async fn diagnose(connection: &impl ConnectionTrait, new: &NewBooking) -> Result<Option<Conflict>, DbErr> {
     let booking = &new.booking;
-    if let Some((booking, fingerprint)) = find_by_key(connection, booking.fan, &new.request_key).await? {
+    let earlier = find_earlier(connection, booking.fan, &new.request_key, booking.hold).await?;
+    if let Some((booking, fingerprint)) = earlier.by_key {
         return Ok(Some(Conflict::Replay { booking: Box::new(booking), fingerprint }));
     }
-    if let Some(hold) = booking.hold
-        && let Some(booking) = find_by_hold(connection, hold).await?
-    {
+    if let Some(booking) = earlier.by_hold {
         return Ok(Some(Conflict::HoldBooked(booking)));
     }
     let taken = find_sold_of(connection, booking.concert, &booking.ordinals()).await?;

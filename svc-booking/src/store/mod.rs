@@ -37,6 +37,15 @@ pub(crate) const REFUND_ALARM: i32 = 6;
 const COLUMNS: &str =
     "id, fan, concert, hold, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
 
+/// What became of an order before, all at one moment.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Earlier {
+    /// The booking that the fan's key made, and the hash of what was asked.
+    pub(crate) by_key: Option<(Booking, Vec<u8>)>,
+    /// The booking that the hold became.
+    pub(crate) by_hold: Option<BookingId>,
+}
+
 /// The bookings.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -119,6 +128,11 @@ impl Store {
     /// The booking that a hold became.
     pub(crate) async fn find_by_hold(&self, hold: HoldId) -> Result<Option<BookingId>, Error> {
         Ok(find_by_hold(self.database.reader(), hold).await?)
+    }
+
+    /// What became of an order before.
+    pub(crate) async fn find_earlier(&self, fan: UserId, key: &str, hold: HoldId) -> Result<Earlier, Error> {
+        Ok(find_earlier(self.database.reader(), fan, key, Some(hold)).await?)
     }
 
     /// A fan's bookings, the newest first, one more than the page has.
@@ -402,6 +416,32 @@ async fn find_by_hold(connection: &impl ConnectionTrait, hold: HoldId) -> Result
     let statement = sql(connection, "SELECT id FROM booking WHERE hold = $1", [hold.uuid().into()]);
     let row = connection.query_one_raw(statement).await?;
     row.map(|row| Ok(BookingId::from_uuid(row.try_get("", "id")?))).transpose()
+}
+
+/// One statement: between two, a booking may be made, or fail and give its key and its hold back.
+async fn find_earlier(
+    connection: &impl ConnectionTrait,
+    fan: UserId,
+    key: &str,
+    hold: Option<HoldId>,
+) -> Result<Earlier, DbErr> {
+    let text = format!(
+        "SELECT {COLUMNS}, fingerprint, request_key FROM booking
+         WHERE (fan = $1 AND request_key = $2) OR hold = $3"
+    );
+    let values = [fan.uuid().into(), key.into(), hold.map(HoldId::uuid).into()];
+    let mut earlier = Earlier::default();
+    for row in connection.query_all_raw(sql(connection, text, values)).await? {
+        let booking = booking_from(&row)?;
+        if hold.is_some() && booking.hold == hold {
+            earlier.by_hold = Some(booking.id);
+        }
+        let own_key: Option<String> = row.try_get("", "request_key")?;
+        if booking.fan == fan && own_key.as_deref() == Some(key) {
+            earlier.by_key = Some((booking, row.try_get("", "fingerprint")?));
+        }
+    }
+    Ok(earlier)
 }
 
 fn booking_from(row: &QueryResult) -> Result<Booking, DbErr> {

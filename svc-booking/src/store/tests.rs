@@ -535,6 +535,20 @@ async fn bookings_are_found_by_their_fan_key_and_hold(office: Office) {
     let hold = new.booking.hold.unwrap();
     assert_eq!(office.store.find_by_hold(hold).await.unwrap(), Some(new.booking.id));
     assert_eq!(office.store.find_by_hold(HoldId::new()).await.unwrap(), None);
+    let earlier = async |fan, key, hold| {
+        let earlier = office.store.find_earlier(fan, key, hold).await.unwrap();
+        (earlier.by_key.map(|(booking, _)| booking.id), earlier.by_hold)
+    };
+    let id = Some(new.booking.id);
+    assert_eq!(earlier(fan, &new.request_key, hold).await, (id, id));
+    assert_eq!(earlier(fan, &new.request_key, HoldId::new()).await, (id, None));
+    assert_eq!(earlier(fan, "another", hold).await, (None, id));
+    assert_eq!(earlier(stranger, &new.request_key, hold).await, (None, id));
+    assert_eq!(earlier(fan, "another", HoldId::new()).await, (None, None));
+    let other = office.booking_of(fan, &[2]);
+    office.store.claim(other.clone()).await.unwrap().unwrap();
+    let both = earlier(fan, &new.request_key, other.booking.hold.unwrap()).await;
+    assert_eq!(both, (id, Some(other.booking.id)));
     assert_eq!(reason(office.store.find_own(stranger, new.booking.id).await), "BOOKING_NOT_FOUND");
     assert_eq!(reason(office.store.find_own(fan, BookingId::new()).await), "BOOKING_NOT_FOUND");
 }

@@ -56,7 +56,7 @@ impl<State> Callers<State> {
         self.shards.iter().map(|shard| shard.lock().unwrap().states.len()).sum()
     }
 
-    /// How many may be.
+    /// How many may be before some are forgotten.
     #[cfg(test)]
     pub(super) const LIMIT: usize = SHARD_LIMIT * SHARDS;
 }

@@ -40,7 +40,8 @@ impl Hold {
 /// Two bytes of a concert's id that its holds' ids have too.
 pub(crate) type ConcertMark = [u8; 2];
 
-/// Numbers the holds of this process, from anywhere: those of one millisecond must differ, and those of two processes should.
+/// Numbers the holds of this process, from a random beginning: those of one millisecond must differ, and those of two processes
+/// should.
 static NEXT_NUMBER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random()));
 
 /// A new hold's id, a UUIDv7. Its last four bytes are a mark of the fan: when a hold is gone (holds may be lost), the id

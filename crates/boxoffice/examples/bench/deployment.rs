@@ -124,7 +124,7 @@ impl Deployment {
 
     /// Starts the gateway, and waits until it is ready. Where it is.
     pub(crate) async fn start_gateway(&mut self) -> anyhow::Result<SocketAddr> {
-        // All calls pass it: one thread always has something to do, gets half a core, and everybody waits for it.
+        // Every REST call passes it: one thread would always have something to do, get half a core, and be waited for.
         let threads = std::thread::available_parallelism()?.to_string();
         let variables = [("HTTP_LISTEN_ADDR", "127.0.0.1:0"), ("TOKIO_WORKER_THREADS", threads.as_str())];
         self.start("gateway-rest", &variables, async |address| {

@@ -121,8 +121,8 @@ async fn visit(shop: &Shop, begin: Instant, until: Instant, ends: &mpsc::Unbound
         // Nobody listens any more when the measurement failed.
         let _ = ends.send(End { at: Instant::now(), step, took: since.elapsed(), outcome });
     };
-    // The generator itself is late by this, in the time of each hold, too.
-    tell("generator's turn", begin, None);
+    // How late the generator itself is: a part of each hold's time.
+    tell("generator late", begin, None);
     let wish = match shop.wish() {
         Ok(wish) => wish,
         Err(error) => return tell("hold", begin, Some(error.into())),
@@ -148,7 +148,9 @@ impl Flood {
         let confirmed = self.ends.get(&("booking", ACCEPTED.to_owned())).map_or(0, Histogram::len);
         let goodput = rate(confirmed);
         println!("{:.0} fans/s come: {goodput:.0} bookings/s, ratio {:.2}", self.rate, goodput / peak);
-        println!("{}", self.usage.1.report(&self.usage.0, confirmed as usize));
+        if confirmed > 0 {
+            println!("{}", self.usage.1.report(&self.usage.0, confirmed as usize));
+        }
         for ((step, outcome), times) in &self.ends {
             let at = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
             println!(

@@ -1,5 +1,5 @@
-//! Operations on the holds of a concert, as many at once as have come: one script does them all, one after the other. What a
-//! command costs both sides is mostly that it comes alone.
+//! Operations on the holds of a concert: those that wait go together, and a script does them one after the other. What a command
+//! costs both sides is mostly that it comes alone.
 
 use std::{
     collections::VecDeque,
@@ -20,11 +20,10 @@ use super::{Concerts, keys, place_of};
 
 static OPERATIONS: LazyLock<Script> = super::script!("operations.lua");
 
-/// The most operations of a script, in which nobody else is served: half a millisecond. With more, Redis would work while
-/// booking has nothing to do, and then booking while Redis has nothing to do.
+/// The most operations of a script, in which Redis serves nobody else: half a millisecond.
 const AT_ONCE: usize = 16;
-/// The most scripts of a concert that are under way. While Redis does one, the answers of the other are given, and the next is
-/// written; a second one is begun only when more wait than one script does.
+/// The most tasks that take a concert's operations, a script at a time each: while Redis does one's, the other gives its answers
+/// and writes the next. The second begins when more wait than a script does, and ends when nobody waits.
 const SCRIPTS: usize = 2;
 
 /// What `operations.lua` is to do.

@@ -38,7 +38,7 @@ const COLUMNS: &str =
     "id, fan, concert, hold, state, lease_epoch, lease_until, seats, total, refunded, failure, create_time";
 
 /// What became of an order before, all at one moment.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Earlier {
     /// The booking that the fan's key made, and the hash of what was asked.
     pub(crate) by_key: Option<(Booking, Vec<u8>)>,

@@ -1,5 +1,5 @@
--- What is done to one hold, or for one fan: as many of these at once as have come, for the costs of a script are mostly
--- those of being called. Arguments: how far a test moves the clock; then for each operation its name, which of the keys is
+-- What is done to one hold, or for one fan: some of these at once, for the costs of a script are mostly those of being
+-- called. Arguments: how far a test moves the clock; then for each operation its name, which of the keys is
 -- its request key (0: none), how many arguments it has, and those. Answers: one each, in this order; of one that broke, "failed"
 -- and why.
 local now = clock()

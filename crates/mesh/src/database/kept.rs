@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{ACQUIRE_TIMEOUT, Database, Pool, is_unavailable};
+use super::{ACQUIRE_TIMEOUT, Database, IDLE_LIMIT, Pool, is_unavailable};
 use crate::failure::chain;
 
 /// How long a transaction may take to begin or to be rolled back.
@@ -43,10 +43,6 @@ const STATEMENT_LIMIT: Duration = Duration::from_millis(2500);
 /// How long its commit may take, or a statement that commits. Callers who are told that nobody knows are worse off than those
 /// who wait a little.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
-
-/// After so long between two transactions a connection is asked whether it is still there, before it is given what can't be
-/// sent again.
-const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where a connection is between transactions, on Postgres and if there is one.
 pub(super) type Home = Arc<Mutex<Option<Idle>>>;

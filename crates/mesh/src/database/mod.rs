@@ -46,6 +46,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection may take to show that it still works when it is given back.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+/// After so long without use a connection is asked whether it is still there, before it is given what can't be sent again.
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// How long it may take to answer that: within the time to wait for a connection there must be room for a new one.
+const PRESENCE_LIMIT: Duration = Duration::from_millis(300);
 /// Readers of a SQLite file. One more writes.
 const SQLITE_READERS: u32 = 4;
 
@@ -237,7 +241,9 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // By a question of our own, which has a limit and is asked of those only that were long unused.
             .test_before_acquire(false)
+            .before_acquire(|connection, usage| Box::pin(is_there(connection, usage.idle_for)))
             .after_release(|connection, _| Box::pin(is_idle(connection)))
             .connect_with(options.clone());
         let pool = match pool.await {
@@ -358,6 +364,16 @@ async fn obstacle(options: &PgConnectOptions) -> sqlx::Error {
     let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(options)).await;
     let silence = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
     connected.ok().and_then(Result::err).unwrap_or_else(silence)
+}
+
+/// Whether a connection that was not used for a while is still there: after a restart of Postgres none is, and whoever got it
+/// would have to come again.
+async fn is_there(connection: &mut PgConnection, unused: Duration) -> Result<bool, sqlx::Error> {
+    if unused < IDLE_LIMIT {
+        return Ok(true);
+    }
+    let silence = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(PRESENCE_LIMIT, connection.ping()).await.map_err(silence)?.map(|()| true)
 }
 
 /// Whether a connection may be used again: it answers, and no transaction is left open on it. A caller that leaves while

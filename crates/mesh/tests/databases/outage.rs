@@ -90,6 +90,26 @@ async fn a_database_that_is_away_for_a_while_is_used_again_without_help() {
     wait_until_healed(&database).await;
 }
 
+/// Nobody pays for the connections that a restart of Postgres has ended while they had nothing to do.
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn connections_that_broke_while_nobody_used_them_cost_no_call() {
+    let server = Proxied::start().await;
+    let database = open(&server.url).await;
+    for outcome in ask_with_all(&database).await {
+        outcome.unwrap();
+    }
+    server.proxy.reset_connections();
+    // Until they count as idle.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    for outcome in ask_with_all(&database).await {
+        outcome.unwrap();
+    }
+    for _ in 0..CONNECTIONS {
+        ask(&database).await.unwrap();
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs Postgres: scripts/test runs it"]
 async fn a_partition_that_drops_packets_heals_without_help() {

@@ -365,7 +365,7 @@ fn patience(longest: Duration) -> Instant {
 pub(crate) fn new_booking(hold: &Hold, sale: &Sale, now: chrono::DateTime<chrono::Utc>) -> Booking {
     let seats: Vec<_> = hold.seats.iter().map(|seat| sale.layout.seat(*seat)).collect();
     Booking {
-        id: BookingId::new(),
+        id: BookingId::at(now),
         fan: hold.fan,
         concert: hold.concert,
         hold: Some(hold.id),

@@ -3,7 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
-use uuid::Uuid;
+use chrono::{DateTime, Utc};
+use uuid::{NoContext, Timestamp, Uuid};
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const SUFFIX_LENGTH: usize = 26;
@@ -38,6 +39,13 @@ macro_rules! ids {
                 #[allow(clippy::new_without_default, reason = "a default id would be a surprise")]
                 pub fn new() -> Self {
                     Self(Uuid::now_v7())
+                }
+
+                /// A new id of this moment, by a clock that others share: for ids that are looked for by their time.
+                pub fn at(time: DateTime<Utc>) -> Self {
+                    let since_epoch = (time - DateTime::UNIX_EPOCH).to_std().unwrap_or_default();
+                    let (seconds, nanos) = (since_epoch.as_secs(), since_epoch.subsec_nanos());
+                    Self(Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, nanos)))
                 }
             }
 
@@ -150,6 +158,14 @@ mod tests {
         ] {
             assert!(text.parse::<BookingId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_id_carries_its_moment() {
+        let moment = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+        // RFC 9562, 5.7: the first 48 bits are milliseconds of Unix time.
+        assert_eq!((BookingId::at(moment).uuid().as_u128() >> 80) as i64, moment.timestamp_millis());
+        assert_ne!(BookingId::at(moment), BookingId::at(moment));
     }
 
     #[test]

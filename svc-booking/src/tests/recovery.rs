@@ -306,6 +306,19 @@ async fn what_another_process_worked_on_long_ago_is_not_forgotten_when_that_one_
 }
 
 #[tokio::test]
+async fn what_has_just_been_left_is_found_at_once_whatever_the_machine_s_clock_says() {
+    let house = House::open().await;
+    let mut recovery = Recovery::default();
+    // The first looks at all bookings.
+    recovery.sweep(&house.shared).await.unwrap();
+    let fan = house.fan_with(1000);
+    house.claimed(fan, &["A-1-2"], "key").await;
+    house.clock.advance(LEASE + TimeDelta::seconds(1));
+    recovery.sweep(&house.shared).await.unwrap();
+    assert_eq!(house.traces(fan).await, has_the_seat(State::Confirmed, 900));
+}
+
+#[tokio::test]
 async fn the_work_goes_on_when_the_fan_has_left() {
     let house = House::open().await;
     let fan = house.fan_with(1000);

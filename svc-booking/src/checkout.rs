@@ -4,13 +4,7 @@
 //! No lock or transaction is held across a call. In `holds`, the seats of a booking count as sold just before it is
 //! confirmed (docs/decisions/0010).
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use mesh::{
@@ -20,8 +14,7 @@ use mesh::{
     failure::chain,
     id::{BookingId, HoldId, UserId},
 };
-
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Shared,
@@ -129,49 +122,37 @@ impl Shared {
             fingerprint: order.fingerprint,
             seat_limit: sale.max_seats_per_fan,
         };
-        // The work goes on when the caller stops waiting: once the row is there, it is finished.
-        let is_claimed = Arc::new(AtomicBool::new(false));
+        let patience = patience(PATIENCE);
+        crash::point("booking.claim.before");
+        // In the caller's own task: whoever leaves before the lane takes it has claimed nothing. If they leave later, a
+        // worker goes on.
+        let Ok(claimed) = timeout_at(patience, self.store.claim(new)).await else {
+            // Whether there is a row is not known: the same key will tell.
+            return Err(Error::InProgress);
+        };
+        if let Err(conflict) = claimed? {
+            return Box::pin(self.explain_conflict(conflict, hold, &sale, order)).await;
+        }
+        crash::point("booking.claim.after");
+        // The row is there: the work goes on when the caller stops waiting.
         let work = {
-            let (shared, booking, is_claimed) = (self.clone(), booking.clone(), Arc::clone(&is_claimed));
+            let (shared, booking) = (self.clone(), booking.clone());
             let context = Context::current().without_deadline();
             // Boxed, as a large future is copied on its way into a task.
-            let work = Box::pin(async move {
-                crash::point("booking.claim.before");
-                if let Err(conflict) = shared.store.claim(new).await? {
-                    return Ok(Err(conflict));
-                }
-                is_claimed.store(true, Ordering::Release);
-                crash::point("booking.claim.after");
-                shared.run(booking, Attempt::First).await.map(Ok)
-            });
-            tokio::spawn(context.scope(work))
+            tokio::spawn(context.scope(Box::pin(async move { shared.run(booking, Attempt::First).await })))
         };
-        let outcome = tokio::time::timeout_at(patience(PATIENCE), work).await;
-        let is_claimed = is_claimed.load(Ordering::Acquire);
-        let booking = match outcome {
-            Ok(Ok(Ok(Ok(settled)))) => settled,
-            Ok(Ok(Ok(Err(conflict)))) => {
-                return Box::pin(self.explain_conflict(conflict, hold, &sale, order)).await;
-            }
-            Ok(Ok(Err(error))) if !is_claimed => return Err(error),
+        let booking = match timeout_at(patience, work).await {
+            Ok(Ok(Ok(settled))) => settled,
             // Too slow, or the database went away: the row says PAYING, and a worker goes on.
-            unfinished => {
-                match unfinished {
-                    Ok(Ok(outcome)) => {
-                        let error = outcome.err().map(|error| chain(&error));
-                        tracing::warn!(booking.id = %booking.id, error, "a booking is left to the worker");
-                    }
-                    Ok(Err(panic)) => {
-                        tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
-                    }
-                    Err(_) => {}
-                }
-                // Whether there is a row is not known yet: the same key will tell.
-                if !is_claimed {
-                    return Err(Error::InProgress);
-                }
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(booking.id = %booking.id, error = chain(&error), "a booking is left to the worker");
                 booking
             }
+            Ok(Err(panic)) => {
+                tracing::error!(booking.id = %booking.id, error = %panic, "a booking is left to the worker");
+                booking
+            }
+            Err(_) => booking,
         };
         match booking.failure {
             Some(failure) => Err(Error::PaymentFailed { failure, booking: Some(booking.id) }),
@@ -271,7 +252,7 @@ impl Shared {
             self.give_back(&booking).await;
         }
         // A refund that fails now, or takes too long, is made later by a worker.
-        match tokio::time::timeout_at(patience(REFUND_PATIENCE), self.make_refunds(Some(id))).await {
+        match timeout_at(patience(REFUND_PATIENCE), self.make_refunds(Some(id))).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(booking.id = %id, error = chain(&error), "a refund is left to the worker")

@@ -89,6 +89,12 @@ impl Store {
         self.database.close().await;
     }
 
+    /// How many batches the lane has begun.
+    #[cfg(test)]
+    pub(crate) fn batches(&self) -> u64 {
+        self.hot.counts().0
+    }
+
     /// Makes a booking and claims its seats: all of it, or nothing and why.
     pub(crate) async fn claim(&self, new: NewBooking) -> Result<Result<(), Conflict>, Failure> {
         match self.hot.submit(Job::Claim(Box::new(new))).await? {

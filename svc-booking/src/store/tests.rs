@@ -206,9 +206,9 @@ async fn of_sixty_four_claims_at_once_exactly_the_impossible_fail(office: Office
     wishes[40] = office.booking_of(clicker, &[40]);
     wishes[41] =
         NewBooking { request_key: wishes[40].request_key.clone(), ..office.booking_of(clicker, &[41]) };
-    let (batches, _) = office.store.hot.counts();
+    let batches = office.store.batches();
     let outcomes = join_all(wishes.iter().map(|wish| office.store.claim(wish.clone()))).await;
-    assert_eq!(office.store.hot.counts().0, batches + 1, "they went as one batch");
+    assert_eq!(office.store.batches(), batches + 1, "they went as one batch");
 
     for (number, (wish, claimed)) in wishes.iter().zip(&outcomes).enumerate() {
         let expected = match number {
@@ -262,10 +262,10 @@ async fn sixty_four_seats_are_confirmed_at_once(office: Office) {
     for claimed in join_all(wishes.iter().map(|wish| office.store.claim(wish.clone()))).await {
         assert_eq!(outcome(&claimed), "claimed");
     }
-    let (batches, _) = office.store.hot.counts();
+    let batches = office.store.batches();
     let confirmed = join_all(wishes.iter().map(|wish| office.store.confirm(&wish.booking))).await;
     assert!(confirmed.into_iter().all(|confirmed| confirmed.unwrap()));
-    assert_eq!(office.store.hot.counts().0, batches + 1, "they went as one batch");
+    assert_eq!(office.store.batches(), batches + 1, "they went as one batch");
     for wish in wishes {
         assert_eq!(office.stored(&wish.booking).await, Booking { state: State::Confirmed, ..wish.booking });
     }
@@ -350,7 +350,7 @@ async fn a_mixed_batch_does_all_it_can(office: Office) {
     );
     office.store.take_over(stale.clone(), office.now).await.unwrap().unwrap();
     let (free, taken) = (office.booking_of(UserId::new(), &[4]), office.booking_of(UserId::new(), &[1]));
-    let (batches, _) = office.store.hot.counts();
+    let batches = office.store.batches();
     let (free, taken, confirmed, failed, fenced) = tokio::join!(
         office.store.claim(free),
         office.store.claim(taken),
@@ -358,7 +358,7 @@ async fn a_mixed_batch_does_all_it_can(office: Office) {
         office.store.fail(&declined, PaymentFailure::Declined),
         office.store.confirm(&stale),
     );
-    assert_eq!(office.store.hot.counts().0, batches + 1, "they went as one batch");
+    assert_eq!(office.store.batches(), batches + 1, "they went as one batch");
     assert_eq!((outcome(&free), outcome(&taken)), ("claimed", "seat taken"));
     assert_eq!((confirmed.unwrap(), failed.unwrap(), fenced.unwrap()), (true, true, false));
     assert_eq!(office.claims().await, [1, 3, 4]);

@@ -22,7 +22,7 @@ use mesh::{
     shutdown::Shutdown,
 };
 use mesh_test::FaultProxy;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
 use tokio::net::TcpListener;
 use tonic::{service::Routes, transport::server::TcpIncoming};
 
@@ -234,6 +234,11 @@ impl House {
     pub(crate) async fn letters(&self) -> String {
         let snapshot = self.shared.snapshot(&*self.sale().await).await.unwrap();
         snapshot.states.iter().map(|state| *state as u8 as char).collect()
+    }
+
+    /// Has the house's only file written to by someone else, until it is dropped.
+    pub(crate) async fn other_writer(&self) -> DatabaseTransaction {
+        self.database.begin().await.unwrap()
     }
 
     /// How many rows a table has.

@@ -1,7 +1,7 @@
 //! A crash at each step, and what the next process makes of it; workers that lost their lease; several processes.
 
 use chrono::TimeDelta;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 use mesh::id::{BookingId, ConcertId, HoldId};
 use mesh_test::wait_until;
 
@@ -303,6 +303,40 @@ async fn what_another_process_worked_on_long_ago_is_not_forgotten_when_that_one_
         recovery.sweep(&house.shared).await.unwrap();
     }
     assert_eq!(house.stored(&booking).await.state, State::Failed, "undone: it is far too old");
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_claim_waits_books_nothing_and_who_leaves_later_does() {
+    let house = House::open().await;
+    let [begun, waiting] = [house.fan_with(1000), house.fan_with(1000)];
+    let first = house.hold(begun, &["A-1-1"]).await.id;
+    let second = house.hold(waiting, &["A-1-2"]).await.id;
+    // What is asked for only once is known then.
+    let other = house.fan_with(1000);
+    house.booked(other, house.hold(other, &["A-1-3"]).await.id, "key").await;
+    let batches = house.shared.store.batches();
+    let other_writer = house.other_writer().await;
+    let mut handlers =
+        [(begun, first), (waiting, second)].map(|(fan, hold)| Box::pin(house.book(fan, hold, "key")));
+    assert!(poll_immediate(&mut handlers[0]).await.is_none());
+    wait_until("its batch to begin", PATIENCE, async || match house.shared.store.batches() - batches {
+        1 => Ok(()),
+        begun => Err(format!("{begun} batches")),
+    })
+    .await;
+    assert!(poll_immediate(&mut handlers[1]).await.is_none());
+    drop(handlers);
+    other_writer.rollback().await.unwrap();
+    // Through the lane after them.
+    house.booked(other, house.hold(other, &["A-1-4"]).await.id, "another key").await;
+
+    assert_eq!(house.traces(begun).await.bookings, [State::Paying]);
+    assert_eq!(house.traces(waiting).await.bookings, []);
+    house.sweep_after_the_lease().await;
+    assert_eq!((house.payment.balance(begun), house.payment.balance(waiting)), (900, 1000));
+    assert_eq!(house.traces(begun).await.bookings, [State::Confirmed]);
+    house.booked(waiting, second, "key").await;
+    assert_eq!(house.traces(waiting).await.bookings, [State::Confirmed]);
 }
 
 #[tokio::test]

@@ -35,8 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FORGET_PERIOD: Duration = Duration::from_secs(600);
 /// How often what is shown of seats is compared with the database.
 const AUDIT_PERIOD: Duration = Duration::from_secs(30);
-/// Concerts that are told of in a round because it is not known what was told of them.
-const CHECKED_AT_ONCE: usize = 32;
 /// Abandoned bookings that are gone on with at once: one that payment is slow about must not hold up the others.
 const RESUMED_AT_ONCE: usize = 16;
 /// Bookings younger than this are looked at every second: a lease runs out after five.
@@ -240,15 +238,28 @@ async fn report(shared: Shared, shutdown: Shutdown) {
 }
 
 /// What concert was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reports {
     /// Whether a concert is sold out.
     told: HashMap<ConcertId, bool>,
     /// Places sold of concerts that are to be told of once: what a process before this one told last may be wrong, and
-    /// nobody may ask for their seats for long. None: not counted yet.
-    unchecked: Option<BTreeMap<ConcertId, u32>>,
+    /// nobody may ask for their seats for long. Few at a time, the newest first, as of the others most are over.
+    unchecked: Vec<(ConcertId, u32)>,
     /// When those were counted.
     count_time: DateTime<Utc>,
+    /// The concerts before this one are not counted yet. None: all are.
+    uncounted: Option<ConcertId>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            told: HashMap::new(),
+            unchecked: Vec::new(),
+            count_time: DateTime::UNIX_EPOCH,
+            uncounted: Some(ConcertId::from_uuid(Uuid::max())),
+        }
+    }
 }
 
 impl Reports {
@@ -265,18 +276,17 @@ impl Reports {
                 self.told.insert(*concert, is_sold_out);
             }
         }
-        if self.unchecked.is_none() {
+        if self.unchecked.is_empty()
+            && let Some(before) = self.uncounted
+        {
             self.count_time = shared.clock.now();
-            self.unchecked = Some(shared.store.count_sold().await?.into_iter().collect());
+            self.unchecked = shared.store.count_sold(before).await?;
+            self.uncounted = self.unchecked.last().map(|(concert, _)| *concert);
         }
-        // The newest first: of the others most are over. Few at a time: those that are loaded come first.
-        let unchecked = self.unchecked.iter().flatten().rev().map(|(concert, sold)| (*concert, *sold));
-        for (concert, sold) in unchecked.take(CHECKED_AT_ONCE).collect::<Vec<_>>() {
+        for (concert, sold) in std::mem::take(&mut self.unchecked) {
             let is_loaded = loaded.iter().any(|(known, _)| *known == concert);
-            if (is_loaded || self.check(shared, concert, sold).await)
-                && let Some(unchecked) = &mut self.unchecked
-            {
-                unchecked.remove(&concert);
+            if !is_loaded && !self.check(shared, concert, sold).await {
+                self.unchecked.push((concert, sold));
             }
         }
         Ok(())

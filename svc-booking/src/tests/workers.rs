@@ -1,5 +1,6 @@
 //! What the service does by itself, as `serve` starts it.
 
+use chrono::TimeDelta;
 use mesh::shutdown::Shutdown;
 use mesh_test::wait_until;
 
@@ -7,7 +8,11 @@ use super::{
     house::{HOLD_TTL, House, PATIENCE},
     payment::Manner,
 };
-use crate::{domain::booking::State, store::LEASE, worker};
+use crate::{
+    domain::booking::State,
+    store::LEASE,
+    worker::{self, Reports},
+};
 
 /// The workers of a house; they stop when this goes.
 struct Workers(Shutdown);
@@ -112,4 +117,26 @@ async fn after_a_restart_concert_is_told_again_and_of_a_cancellation_too() {
     assert!(house.shared.holds.watch(house.concert).await.unwrap().is_none(), "nobody asked for its seats");
     house.cancel(fan, booking.id, "cancel").await.unwrap();
     wait_for_places_left(&house, 10).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_each_concert_that_is_on_sale_what_is_left_is_told() {
+    let house = House::open().await;
+    let (open_time, close_time) = (house.clock.now(), house.clock.now() + TimeDelta::days(1));
+    // More than are counted at once.
+    let concerts: Vec<_> =
+        (0..70).map(|_| house.concert_service.put_on_sale(open_time, close_time)).collect();
+    for concert in &concerts {
+        house.count_as_sold(*concert).await;
+    }
+    let mut reports = Reports::default();
+    house.concert_service.set_down(true);
+    reports.sweep(&house.shared).await.unwrap();
+    house.concert_service.set_down(false);
+    for _ in 0..4 {
+        reports.sweep(&house.shared).await.unwrap();
+    }
+    for concert in concerts {
+        assert_eq!(house.concert_service.places_left(concert), Some(9), "{concert}");
+    }
 }

@@ -701,3 +701,33 @@ async fn a_claim_that_waits_for_a_lock_is_refused_alone() {
     other.rollback().await.unwrap();
     assert_eq!(office.claims().await, [1, 3]);
 }
+
+/// What Postgres says when it can't write its log: that shows with the commit, not before.
+#[tokio::test]
+#[ignore = "needs Postgres: scripts/test runs it"]
+async fn nothing_is_acknowledged_while_the_disk_is_full() {
+    let database = mesh_test::postgres::create_database().await;
+    let office = Office::open(database.url()).await;
+    let writer = office.database.writer();
+    for text in [
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$",
+        "CREATE CONSTRAINT TRIGGER full_disk AFTER INSERT OR UPDATE ON booking
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fill()",
+        "ALTER TABLE booking DISABLE TRIGGER full_disk",
+    ] {
+        writer.execute_unprepared(text).await.unwrap();
+    }
+    let paying = office.claimed(UserId::new(), &[1]).await;
+    writer.execute_unprepared("ALTER TABLE booking ENABLE TRIGGER full_disk").await.unwrap();
+    let new = office.booking_of(UserId::new(), &[2]);
+    let (claimed, confirmed) = tokio::join!(office.store.claim(new.clone()), office.store.confirm(&paying));
+    let reasons = [claimed.map(drop).unwrap_err().info().reason, confirmed.unwrap_err().info().reason];
+    assert_eq!(reasons, ["DATABASE_UNAVAILABLE"; 2]);
+    assert_eq!((office.claims().await, office.stored(&paying).await), (vec![1], paying.clone()));
+
+    writer.execute_unprepared("ALTER TABLE booking DISABLE TRIGGER full_disk").await.unwrap();
+    office.store.claim(new).await.unwrap().unwrap();
+    assert!(office.store.confirm(&paying).await.unwrap());
+    assert_eq!(office.claims().await, [1, 2]);
+}

@@ -271,7 +271,7 @@ impl Fan {
 }
 
 /// What belongs to a rush.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
     "SEAT_TAKEN",
     "NOT_ENOUGH_SEATS",
     "HOLD_EXPIRED",
@@ -280,6 +280,7 @@ const EXPECTED: [&str; 9] = [
     "RACE_LOST",
     "RATE_LIMITED",
     "OVERLOADED",
+    "TRANSPORT_BUSY",
     "PAYMENT_UNAVAILABLE",
 ];
 

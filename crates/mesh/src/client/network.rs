@@ -38,3 +38,19 @@ impl Network for System {
         Ok(Box::new(stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_are_resolved_by_the_system() {
+        let endpoints = System.resolve("localhost", 50051).await.unwrap();
+        assert!(!endpoints.is_empty());
+        for endpoint in endpoints {
+            assert!(endpoint.ip().is_loopback() && endpoint.port() == 50051, "{endpoint}");
+        }
+        // Nobody has a name below this one (RFC 2606).
+        System.resolve("nothing.invalid", 50051).await.unwrap_err();
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh::{id::UserId, redis::Redis, shutdown::Shutdown};
-use mesh_test::wait_until;
+use mesh_test::{RedisCluster, wait_until};
 
 use super::{Caller, LeasedQuotas, MemoryQuotas, Quotas, Taken, WINDOW};
 
@@ -11,8 +11,8 @@ use super::{Caller, LeasedQuotas, MemoryQuotas, Quotas, Taken, WINDOW};
 const QUOTA: u32 = 80;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn open(redis: &mesh_test::Redis) -> Quotas {
-    let redis = Redis::start(&redis.url().parse().unwrap());
+async fn open(url: &str) -> Quotas {
+    let redis = Redis::start(&url.parse().unwrap());
     redis.wait(&Shutdown::new()).await;
     Quotas::Leased(Box::new(LeasedQuotas::new(redis, QUOTA)))
 }
@@ -68,6 +68,27 @@ async fn many_at_once_are_counted_each(quotas: Quotas) {
     assert!(is_quota(granted), "{granted}");
 }
 
+/// How often a server was asked for calls since it was told to forget it (`CONFIG RESETSTAT`).
+fn asked(redis: &mesh_test::Redis) -> u32 {
+    let stats = redis.ask("INFO commandstats");
+    let count = stats.iter().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Asserts that all servers of a cluster count callers, and not the gateway for want of them.
+async fn assert_callers_are_spread(cluster: &mut RedisCluster) {
+    const CALLERS: u32 = 64;
+    let quotas = open(&cluster.url()).await;
+    for node in cluster.nodes() {
+        assert_eq!(node.command("CONFIG RESETSTAT"), "+OK");
+    }
+    for _ in 0..CALLERS {
+        quotas.take(new_caller()).await;
+    }
+    let asked = cluster.nodes().each_ref().map(asked);
+    assert!(!asked.contains(&0) && asked.iter().sum::<u32>() >= CALLERS, "{asked:?}");
+}
+
 macro_rules! contract {
     ($($name:ident),* $(,)?) => {
         mod memory {
@@ -84,8 +105,18 @@ macro_rules! contract {
             #[ignore = "needs Redis: scripts/test runs it"]
             async fn $name() {
                 let redis = mesh_test::Redis::start().await;
-                super::$name(super::open(&redis).await).await;
+                super::$name(super::open(&redis.url()).await).await;
             })*
+        }
+
+        /// All on one cluster, as it takes a while to start.
+        #[tokio::test]
+        #[ignore = "needs Redis: scripts/test runs it"]
+        async fn quotas_in_a_cluster() {
+            let mut cluster = RedisCluster::start().await;
+            let url = cluster.url();
+            $($name(open(&url).await).await;)*
+            assert_callers_are_spread(&mut cluster).await;
         }
     };
 }
@@ -100,7 +131,7 @@ contract! {
 #[ignore = "needs Redis: scripts/test runs it"]
 async fn gateways_share_a_quota() {
     let redis = mesh_test::Redis::start().await;
-    let (one, other) = (open(&redis).await, open(&redis).await);
+    let (one, other) = (open(&redis.url()).await, open(&redis.url()).await);
     let caller = new_caller();
     let mut granted = 0;
     for _ in 0..QUOTA {
@@ -115,7 +146,7 @@ async fn gateways_share_a_quota() {
 #[ignore = "needs Redis: scripts/test runs it"]
 async fn a_gateway_counts_for_itself_while_redis_is_away() {
     let mut redis = mesh_test::Redis::start().await;
-    let quotas = open(&redis).await;
+    let quotas = open(&redis.url()).await;
     redis.stop();
     let (granted, _) = exhaust(&quotas, new_caller()).await;
     assert!(is_quota(granted), "{granted}");
@@ -130,4 +161,19 @@ async fn a_gateway_counts_for_itself_while_redis_is_away() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: scripts/test runs it"]
+async fn most_calls_are_counted_without_asking_redis() {
+    let redis = mesh_test::Redis::start().await;
+    let (quotas, caller) = (open(&redis.url()).await, new_caller());
+    // The script is there.
+    quotas.take(caller).await;
+    assert_eq!(redis.command("CONFIG RESETSTAT"), "+OK");
+    for _ in 0..QUOTA / 2 {
+        assert!(quotas.take(caller).await.is_granted);
+    }
+    let asked = asked(&redis);
+    assert!((1..=QUOTA / 2 / 3).contains(&asked), "asked {asked} times for {} calls", QUOTA / 2);
 }

@@ -131,11 +131,13 @@ pub enum DatabaseError {
     },
     /// Its schema is newer than this program.
     #[error(
-        "the database's schema is at version {version}, which this program does not know: a newer program has migrated it; start that one"
+        "the database's schema has version {version}, and this program knows none after {known}: a newer program has migrated it; start that one"
     )]
     TooNew {
-        /// The version found.
+        /// A version found that this program does not know.
         version: i64,
+        /// The newest that it knows.
+        known: i64,
     },
     /// Its schema was made by something else.
     #[error(
@@ -273,7 +275,9 @@ impl Database {
             Pool::Sqlite(pool) => migrate_sqlite(pool, &migrator).await,
         };
         outcome.map_err(|error| match error {
-            MigrateError::VersionMissing(version) => DatabaseError::TooNew { version },
+            MigrateError::VersionMissing(version) => {
+                DatabaseError::TooNew { version, known: migrations.last().map_or(0, |newest| newest.version) }
+            }
             MigrateError::VersionMismatch(version) => DatabaseError::Foreign { version },
             other => DatabaseError::Migrate(other),
         })
@@ -606,7 +610,7 @@ mod tests {
     async fn a_schema_of_a_newer_program_is_refused() {
         let (_directory, database) = open().await;
         database.migrate(MIGRATIONS).await.unwrap();
-        assert!(matches!(database.migrate(&[]).await, Err(DatabaseError::TooNew { version: 1 })));
+        assert!(matches!(database.migrate(&[]).await, Err(DatabaseError::TooNew { version: 1, known: 0 })));
         let changed = [Migration { sql: "CREATE TABLE other (id uuid)", ..MIGRATIONS[0] }];
         assert!(matches!(database.migrate(&changed).await, Err(DatabaseError::Foreign { version: 1 })));
     }

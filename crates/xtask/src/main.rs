@@ -5,6 +5,7 @@ mod contracts;
 mod error_docs;
 mod golden;
 mod layers;
+mod links;
 mod rpc_list;
 mod rust_source;
 mod workspace;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Task {
     /// Checks which crate and which module may know which.
     Layers,
+    /// Checks that the relative links of the pages lead somewhere.
+    Links,
     /// Writes docs/call-graph.txt: which service calls which.
     CallGraph(Page),
     /// Writes docs/ERRORS.md: every reason a call may fail for.
@@ -48,6 +51,7 @@ fn main() -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let findings = match task {
         Task::Layers => layers::findings(&workspace),
+        Task::Links => links::findings(&workspace.root)?,
         Task::CallGraph(page) => call_graph::findings(&workspace, page.check)?,
         Task::Errors(page) => {
             golden::update(&workspace.root, "docs/ERRORS.md", &error_docs::page()?, "errors", page.check)?

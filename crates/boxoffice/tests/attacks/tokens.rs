@@ -157,6 +157,38 @@ async fn a_forged_token_opens_no_door() {
 }
 
 #[tokio::test]
+async fn a_token_may_be_a_minute_off_and_no_more() {
+    let workshop = Workshop::with_own_keys().await;
+    let mut wallets = WalletServiceClient::new(grpc::connect(workshop.payment).await);
+    let off_by = |name: &str, seconds: i64| {
+        let mut claims = workshop.claims(&[]);
+        claims[name] = (now() + TimeDelta::seconds(seconds)).timestamp().into();
+        workshop.signer.token(&claims)
+    };
+    // Ten seconds from the minute: that long a call may take on a busy machine.
+    for (name, seconds, refused) in [
+        ("nbf", 50, None),
+        ("nbf", 70, Some(Common::TokenInvalid)),
+        ("exp", -50, None),
+        ("exp", -70, Some(Common::TokenExpired)),
+    ] {
+        let what = format!("{name} {seconds:+} s");
+        let token = off_by(name, seconds);
+        let reply = workshop.api.get("/v1/wallet", Some(&token)).await.unwrap();
+        match refused {
+            None => assert_eq!(reply.status, 200, "{what}: {}", reply.body),
+            Some(reason) => assert_refused(&what, &reply, &refusal(401, reason, &[])),
+        }
+        let token = off_by(name, seconds);
+        let reply = wallets.get_wallet(grpc::by(&token, GetWalletRequest {})).await;
+        match refused {
+            None => drop(reply.expect(&what)),
+            Some(reason) => grpc::assert_status(&what, &reply.unwrap_err(), reason),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_token_is_no_access_token() {
     let stage = Stage::open().await;
     let ann = stage.fan(0).await;

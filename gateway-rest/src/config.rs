@@ -6,8 +6,9 @@ use clap::Parser;
 use mesh::{
     client::Address,
     config::{Secret, duration},
+    process,
     redis::RedisUrl,
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFilter, LogFormat},
 };
 
 use crate::cors::AllowedOrigins;
@@ -22,6 +23,9 @@ pub struct Cli {
     /// Where operators are answered: /metrics and /healthz.
     #[arg(long, env, default_value = "0.0.0.0:9090")]
     pub admin_listen_addr: SocketAddr,
+    /// What is logged: a level, and levels of parts of the program, such as `info,svc_booking=debug`.
+    #[arg(long, env, default_value = process::LOGGED, value_parser = process::log_filter)]
+    pub log: LogFilter,
     /// How logs are written.
     #[arg(long, env, default_value = "json")]
     pub log_format: LogFormat,

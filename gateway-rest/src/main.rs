@@ -12,8 +12,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli: Cli = process::parse(Cli::command());
-    let (format, export) = (cli.log_format, cli.telemetry.clone());
-    match telemetry::around("gateway-rest", format, process::LOGGED, &export, run(cli)).await {
+    let (format, filter, export) = (cli.log_format, cli.log.clone(), cli.telemetry.clone());
+    match telemetry::around("gateway-rest", format, &filter, &export, run(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway-rest: {}", chain(error.as_ref()));

@@ -14,7 +14,7 @@ use mesh::{
     clock::Clock,
     failure::chain,
     shutdown::Shutdown,
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFilter, LogFormat},
 };
 
 #[global_allocator]
@@ -28,6 +28,10 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     options: Options,
+    /// What is logged: a level, and levels of parts of the program, such as `warn,svc_booking=debug`. Default: warn; of a
+    /// command, error.
+    #[arg(long, env, default_value = "", hide_default_value = true)]
+    log: LogFilter,
     #[command(flatten)]
     telemetry: telemetry::Export,
 }
@@ -43,7 +47,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let default_filter = if cli.command.is_some() { "error" } else { "warn" };
+    let filter = cli.log.or(if cli.command.is_some() { "error" } else { "warn" });
     let work = async {
         match cli.command {
             None => run(cli.options).await.map(|()| true),
@@ -52,7 +56,7 @@ async fn main() -> ExitCode {
         }
     };
     let human = LogFormat::Human;
-    match telemetry::around("boxoffice", human, default_filter, &cli.telemetry, work).await {
+    match telemetry::around("boxoffice", human, &filter, &cli.telemetry, work).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -27,7 +27,8 @@ fn documented() -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_booking_is_seen_in_the_metrics() {
-    telemetry::install("test", LogFormat::Human, "error", &telemetry::Export::nowhere()).unwrap();
+    telemetry::install("test", LogFormat::Human, &"error".parse().unwrap(), &telemetry::Export::nowhere())
+        .unwrap();
     let stage = Stage::open().await;
     let concert_id = stage.promoter().await.concert().await;
     let fan = stage.fan(PRICE).await;

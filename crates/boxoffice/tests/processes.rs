@@ -268,7 +268,7 @@ async fn it_tells_how_it_is_used() {
     assert_eq!(outputs("--version").await, concat!("boxoffice ", env!("CARGO_PKG_VERSION")));
     let mut program = Program::run(&["--help"]);
     assert_eq!(program.end().await.code(), Some(0));
-    for word in ["--data-dir", "--http-addr", "--hold-ttl", "sellout", "sweep", "DATA_DIR"] {
+    for word in ["--data-dir", "--http-addr", "--hold-ttl", "sellout", "sweep", "DATA_DIR", "[env: LOG="] {
         wait_until(word, PATIENCE, async || {
             let text = program.output.get().join("\n");
             if text.contains(word) { Ok(()) } else { Err(text) }
@@ -277,6 +277,16 @@ async fn it_tells_how_it_is_used() {
     }
     let mut mistaken = Program::run(&["--no-such-option"]);
     assert_eq!(mistaken.end().await.code(), Some(2));
+    let directory = tempfile::tempdir().unwrap();
+    let mut mistaken = Program::begin(directory.path(), &[("LOG", "warn,svc_booking=loud")]);
+    assert_eq!(mistaken.end().await.code(), Some(2));
+    for word in ["--log <LOG>", "warn,svc_booking=debug"] {
+        wait_until(word, PATIENCE, async || {
+            let text = mistaken.errors.get().join("\n");
+            if text.contains(word) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -128,7 +128,8 @@ async fn one_trace_runs_through_all_services_and_their_logs() {
         otel_traces_sampler_arg: 0.0,
         otel_service_name: None,
     };
-    let telemetry = telemetry::install("boxoffice", LogFormat::Human, "info", &options).unwrap();
+    let telemetry =
+        telemetry::install("boxoffice", LogFormat::Human, &"info".parse().unwrap(), &options).unwrap();
 
     let stage = Stage::open().await;
     let concert_id = stage.promoter().await.concert().await;

@@ -16,7 +16,7 @@ use crate::{
     failure::chain,
     server::Port,
     shutdown::Shutdown,
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFilter, LogFormat},
 };
 
 /// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already; whether Redis is
@@ -37,6 +37,9 @@ struct Cli<Config: Args> {
     /// Where operators are answered: /metrics and /healthz.
     #[arg(long, env, default_value = "0.0.0.0:9090", global = true)]
     admin_listen_addr: SocketAddr,
+    /// What is logged: a level, and levels of parts of the program, such as `info,svc_booking=debug`.
+    #[arg(long, env, default_value = LOGGED, value_parser = log_filter, global = true)]
+    log: LogFilter,
     /// How logs are written.
     #[arg(long, env, default_value = "json", global = true)]
     log_format: LogFormat,
@@ -63,6 +66,8 @@ struct ToMigrate {
     #[arg(long)]
     database_url: DatabaseUrl,
     #[arg(long)]
+    log: LogFilter,
+    #[arg(long)]
     log_format: LogFormat,
     #[command(flatten)]
     telemetry: telemetry::Export,
@@ -82,7 +87,7 @@ pub async fn run<Config: Args>(
     let outcome = if matches.subcommand_name() == Some(MIGRATE) {
         let told: ToMigrate = read(&matches);
         let work = migrate(name, migrations, &told.database_url);
-        telemetry::around(name, told.log_format, LOGGED, &told.telemetry, work).await
+        telemetry::around(name, told.log_format, &told.log, &told.telemetry, work).await
     } else {
         let cli: Cli<Config> = read(&matches);
         let work = async {
@@ -99,7 +104,7 @@ pub async fn run<Config: Args>(
             let serving = serve(cli.config, port, Clock::system(), shutdown.clone());
             admin::beside(admin, serving).await
         };
-        telemetry::around(name, cli.log_format, LOGGED, &cli.telemetry, work).await
+        telemetry::around(name, cli.log_format, &cli.log, &cli.telemetry, work).await
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,6 +129,14 @@ async fn migrate(name: &str, migrations: &[Migration], url: &DatabaseUrl) -> any
     // Whoever started it may not care to read.
     let _ = writeln!(std::io::stdout(), "{name}: the schema of {url:?} {done}");
     Ok(())
+}
+
+/// What a process logs by what it is told.
+///
+/// # Errors
+/// If the text makes no sense.
+pub fn log_filter(text: &str) -> Result<LogFilter, &'static str> {
+    text.parse().map(|filter: LogFilter| filter.or(LOGGED))
 }
 
 fn needing_the_database_only(command: clap::Command) -> clap::Command {
@@ -193,6 +206,21 @@ mod tests {
         };
         assert_eq!(refusal(&["svc", "--database-url", "sqlite://x", MIGRATE]), None);
         assert_eq!(refusal(&["svc", MIGRATE]), Some(ErrorKind::MissingRequiredArgument));
+    }
+
+    #[test]
+    fn what_is_logged_makes_sense_or_is_refused_by_its_name() {
+        let told = |log: &[&str]| {
+            let arguments = [&["svc", "--database-url", "sqlite://x"], log, &[MIGRATE]].concat();
+            let command = needing_the_database_only(Cli::<Common>::command());
+            let matches = command.try_get_matches_from(arguments);
+            matches.map(|matches| read::<ToMigrate>(&matches).log).map_err(|error| error.to_string())
+        };
+        assert_eq!(told(&[]), Ok(LOGGED.parse().unwrap()));
+        assert_eq!(told(&["--log", ""]), told(&[]));
+        assert_eq!(told(&["--log", "debug"]), Ok("debug".parse().unwrap()));
+        let refusal = told(&["--log", "info,svc_booking=loud"]).unwrap_err();
+        assert!(refusal.contains("--log <LOG>") && refusal.contains("warn,svc_booking=debug"), "{refusal}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod start;
 
 use clap::{Parser, Subcommand};
 use collector::Collector;
-use mesh::telemetry::{self, Export, LogFormat};
+use mesh::telemetry::{self, Export, LogFilter, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -58,7 +58,8 @@ async fn main() -> anyhow::Result<()> {
     let address = collector.serve().await?;
     let export = Export { otel_exporter_otlp_endpoint: Some(address.clone()), ..Export::default() };
     // A lane says at its end how many commits it made for how many jobs.
-    let telemetry = telemetry::install("bench", LogFormat::Human, "error,mesh::lane=info", &export)?;
+    let filter: LogFilter = "error,mesh::lane=info".parse().map_err(anyhow::Error::msg)?;
+    let telemetry = telemetry::install("bench", LogFormat::Human, &filter, &export)?;
     run(options.command, &address).await?;
     telemetry.flush().await;
     println!("{} spans were sent to a collector meanwhile", collector.spans());

@@ -5,7 +5,7 @@ mod log;
 pub(crate) mod span;
 mod trace;
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::Context as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
@@ -74,6 +74,28 @@ fn share(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("must be a number from 0 to 1".to_owned()) }
 }
 
+/// What is logged: as `RUST_LOG`, a level, and levels of parts of the program, such as `info,svc_booking=debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// This one, or what is logged by default if it is empty: by OpenTelemetry's rules an empty variable is one that isn't set.
+    pub fn or(self, default: &str) -> Self {
+        if self.0.is_empty() { Self(default.to_owned()) } else { self }
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err("must be such as warn or warn,svc_booking=debug"),
+        }
+    }
+}
+
 /// What was installed in this process.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
@@ -81,18 +103,17 @@ pub struct Telemetry {
     logs: Option<SdkLoggerProvider>,
 }
 
-/// Has this process log to standard error, measure and trace. `LOG` (as `RUST_LOG`, such as `info,svc_booking=debug`) says
-/// what is logged. Once a process, by `main`, within its runtime.
+/// Has this process log to standard error, measure and trace. Once a process, by `main`, within its runtime.
 ///
 /// # Errors
-/// If `LOG` makes no sense, the collector's address is none, or something was installed before.
+/// If the collector's address is none, or something was installed before.
 pub fn install(
     name: &'static str,
     format: LogFormat,
-    default_filter: &str,
+    filter: &LogFilter,
     export: &Export,
 ) -> anyhow::Result<Telemetry> {
-    let filter = filter(std::env::var("LOG").ok().as_deref(), default_filter)?;
+    let filter = EnvFilter::try_new(&filter.0)?;
     let service_name = export.otel_service_name.clone().filter(|name| !name.is_empty());
     let service_name = service_name.unwrap_or_else(|| name.to_owned());
     let resource = Resource::builder().with_service_name(service_name).build();
@@ -127,12 +148,6 @@ pub fn install(
     Ok(Telemetry { meters, logs: Some(logs) })
 }
 
-/// What is logged. By OpenTelemetry's rules an empty variable is one that isn't set.
-fn filter(told: Option<&str>, default: &str) -> anyhow::Result<EnvFilter> {
-    let told = told.filter(|told| !told.is_empty()).unwrap_or(default);
-    EnvFilter::try_new(told).context("LOG must be such as info or info,svc_booking=debug")
-}
-
 /// Installs, does something, and sends what was collected.
 ///
 /// # Errors
@@ -140,11 +155,11 @@ fn filter(told: Option<&str>, default: &str) -> anyhow::Result<EnvFilter> {
 pub async fn around<T>(
     name: &'static str,
     format: LogFormat,
-    default_filter: &str,
+    filter: &LogFilter,
     export: &Export,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let telemetry = install(name, format, default_filter, export)?;
+    let telemetry = install(name, format, filter, export)?;
     let outcome = work.await;
     telemetry.flush().await;
     outcome
@@ -178,12 +193,12 @@ mod tests {
 
     #[test]
     fn what_is_logged_is_the_default_or_what_makes_sense() {
-        for told in [None, Some("")] {
-            assert_eq!(filter(told, "warn").unwrap().to_string(), "warn");
+        let logged = |told: &str| told.parse().map(|filter: LogFilter| filter.or("warn").0);
+        assert_eq!(logged(""), Ok("warn".to_owned()));
+        assert_eq!(logged("info,svc_booking=debug"), Ok("info,svc_booking=debug".to_owned()));
+        for wrong in ["svc_booking=loud", "info,[", "=debug=info"] {
+            assert!(logged(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(filter(Some("svc_booking=debug"), "warn").unwrap().to_string(), "svc_booking=debug");
-        let refusal = filter(Some("info,svc_booking=loud"), "warn").unwrap_err().to_string();
-        assert!(refusal.starts_with("LOG must be"), "{refusal}");
     }
 
     #[test]

@@ -42,7 +42,8 @@ async fn get_sale(channel: &Channel) {
 
 #[tokio::test(start_paused = true)]
 async fn calls_are_counted_by_how_they_end_and_the_breaker_is_seen() {
-    telemetry::install("test", LogFormat::Human, "error", &telemetry::Export::nowhere()).unwrap();
+    telemetry::install("test", LogFormat::Human, &"error".parse().unwrap(), &telemetry::Export::nowhere())
+        .unwrap();
     let (mesh, port, gate) = (Mesh::new(), Port::reserve(), Gate::default());
     // A neighbour that no other test of this process has.
     let channel = mesh.channel("metered", port.address());

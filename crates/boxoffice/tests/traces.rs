@@ -24,6 +24,7 @@ use opentelemetry_proto::tonic::{
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
+    common::v1::KeyValue,
     logs::v1::LogRecord,
     metrics::v1::Metric,
     trace::v1::{Span, span::SpanKind},
@@ -159,6 +160,11 @@ async fn one_trace_runs_through_all_services_and_their_logs() {
     assert!(
         spans.iter().all(|(_, span)| span.trace_id == trace_id),
         "the others are not sampled: {spans:#?}"
+    );
+    let is_question = |attribute: &KeyValue| attribute.key == "db.system.name";
+    assert!(
+        !spans.iter().any(|(_, span)| span.attributes.iter().any(is_question)),
+        "what databases are asked is a span at debug only: {spans:#?}"
     );
     let rest = child(&spans, &caller, "gateway", SpanKind::Server, "POST /v1/bookings");
     let (booking, payment) =

@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use opentelemetry::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{failure::Failure, metrics};
+use crate::{context::Context, failure::Failure, metrics};
 
 /// The most jobs in a batch.
 pub const BATCH_LIMIT: usize = 64;
@@ -50,6 +50,8 @@ pub trait Work: Send + 'static {
 
 struct Ticket<W: Work> {
     job: W::Job,
+    /// The call that it is for.
+    call: Option<Context>,
     answer: oneshot::Sender<Result<W::Answer, Failure>>,
 }
 
@@ -96,6 +98,8 @@ impl<W: Work> Lane<W> {
                 {
                     batch.push(ticket);
                 }
+                // Those in a batch are in different traces; what is done for all of them is part of the first one's.
+                let call = batch.iter().find_map(|ticket| ticket.call).unwrap_or_else(Context::root);
                 // Whoever stopped waiting before their job began needs no work.
                 let (jobs, callers): (Vec<_>, Vec<_>) = batch
                     .drain(..)
@@ -109,7 +113,7 @@ impl<W: Work> Lane<W> {
                 counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
                 batch_jobs.record(jobs.len() as u64);
                 // A panic is told to those of this batch, by dropping their callers; the lane goes on.
-                let work = AssertUnwindSafe(work.run(jobs)).catch_unwind();
+                let work = AssertUnwindSafe(call.without_deadline().scope(work.run(jobs))).catch_unwind();
                 let answers = match tokio::time::timeout(BATCH_PATIENCE, work).await {
                     Ok(Ok(answers)) => answers,
                     Ok(Err(_)) => {
@@ -156,13 +160,15 @@ impl<W: Work> Lane<W> {
     /// Whatever the work answers; `OVERLOADED` if too many jobs wait; `INTERNAL` if the lane broke.
     pub async fn submit(&self, job: W::Job) -> Result<W::Answer, Failure> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Ticket { job, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Failure::new(ErrorReason::Overloaded, "too many writes are waiting")
-                    .retry_after(Duration::from_secs(1))
-            }
-            mpsc::error::TrySendError::Closed(_) => Failure::internal("the lane has ended"),
-        })?;
+        self.queue.try_send(Ticket { job, call: Context::of_call(), answer }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    Failure::new(ErrorReason::Overloaded, "too many writes are waiting")
+                        .retry_after(Duration::from_secs(1))
+                }
+                mpsc::error::TrySendError::Closed(_) => Failure::internal("the lane has ended"),
+            },
+        )?;
         answered.await.unwrap_or_else(|_| Err(Failure::internal("the lane broke during the job")))
     }
 
@@ -180,10 +186,11 @@ fn silence() -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::poll_immediate;
+    use futures_util::future::{join_all, poll_immediate};
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::telemetry::TraceId;
 
     /// A job that breaks its batch.
     const POISON: u32 = 1000;
@@ -216,7 +223,7 @@ mod tests {
     async fn each_caller_gets_its_own_answer_and_batches_form() {
         let (sizes, mut seen) = mpsc::unbounded_channel();
         let lane = Lane::start(Doubling(sizes));
-        let answers = futures_util::future::join_all((0..200).map(|job| lane.submit(job))).await;
+        let answers = join_all((0..200).map(|job| lane.submit(job))).await;
         for (job, answer) in (0..200).zip(answers) {
             assert_eq!(answer.ok(), (job % 2 == 0).then_some(job * 2));
         }
@@ -278,6 +285,30 @@ mod tests {
         callers.remove(0).await.unwrap();
         assert_eq!(has_begun.recv().await, Some(vec![3]));
         assert_eq!((has_finished.recv().await, has_finished.recv().await), (Some(vec![0]), Some(vec![3])));
+    }
+
+    /// Answers in which trace it works.
+    struct Traced;
+
+    impl Work for Traced {
+        type Job = ();
+        type Answer = TraceId;
+
+        const NAME: (&'static str, &'static str) = ("test", "traced");
+
+        async fn run(&mut self, jobs: Vec<()>) -> Vec<Result<TraceId, Failure>> {
+            jobs.iter().map(|()| Ok(Context::current().trace.id())).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_worked_on_in_the_trace_of_its_first_call() {
+        let lane = Lane::start(Traced);
+        let [first, second] = [Context::root(), Context::root()];
+        let calls = join_all([first, second].map(|call| call.scope(lane.submit(()))));
+        for answer in calls.await {
+            assert_eq!(answer.ok(), Some(first.trace.id()));
+        }
     }
 
     #[tokio::test]

@@ -19,9 +19,10 @@ use fred::{
         scripts::Script,
     },
 };
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
-use crate::{failure::chain, server::Dependency, shutdown::Shutdown};
+use crate::{failure::chain, server::Dependency, shutdown::Shutdown, telemetry::span::Span};
 
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -130,18 +131,19 @@ impl Redis {
         command.extend([script.sha1().clone().into(), (keys.len() as i64).into()]);
         command.extend(keys.into_iter().map(Value::from));
         command.extend(arguments);
+        let question = Question::begin("EVALSHA");
         match client.custom(evalsha(), command.clone()).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 // Into all servers of a cluster: one of them that hangs must not keep the others waiting.
                 let loaded = tokio::time::timeout(COMMAND_TIMEOUT, script.load(&client)).await;
                 loaded.map_err(|_| RedisError::NotConnected)??;
-                Ok(client.custom(evalsha(), command).await?)
+                question.end(client.custom(evalsha(), command).await)
             }
-            answer => Ok(answer?),
+            answer => question.end(answer),
         }
     }
 
-    /// The client, for commands.
+    /// The client, for commands. Each is a [`Question`].
     ///
     /// # Errors
     /// If there is no connection: what is sent now would wait for one.
@@ -149,6 +151,32 @@ impl Redis {
         let client = self.0.client.load();
         let client = client.as_ref().filter(|client| client.is_connected());
         Ok(patient(client.ok_or(RedisError::NotConnected)?))
+    }
+}
+
+/// A command under way: a span where the level of this module is debug, which tells neither keys nor values.
+#[derive(Debug)]
+pub struct Question(Span);
+
+impl Question {
+    /// Begins a command of this name.
+    pub fn begin(name: &'static str) -> Self {
+        Self(if tracing::enabled!(tracing::Level::DEBUG) {
+            Span::of_question("redis", "redis", name, KeyValue::new("db.operation.name", name))
+        } else {
+            Span::none()
+        })
+    }
+
+    /// It is over; what Redis answered.
+    ///
+    /// # Errors
+    /// As the command.
+    pub fn end<Answer>(mut self, answer: Result<Answer, FredError>) -> Result<Answer, RedisError> {
+        if answer.is_err() {
+            self.0.set_failed();
+        }
+        Ok(answer?)
     }
 }
 

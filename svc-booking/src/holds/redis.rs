@@ -20,7 +20,7 @@ use fred::{
 use futures_util::future::{join_all, try_join_all};
 use mesh::{
     id::{ConcertId, HoldId, Id, UserId},
-    redis::{Redis, RedisError},
+    redis::{Question, Redis, RedisError},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -207,7 +207,8 @@ impl RedisHolds {
 
     /// The concerts of a mark that some process knows.
     async fn list_marked(&self, mark: ConcertMark) -> Result<Vec<ConcertId>, RedisError> {
-        let marked: Vec<String> = self.redis.connected()?.smembers(marked_key(mark)).await?;
+        let marked: Vec<String> =
+            Question::begin("SMEMBERS").end(self.redis.connected()?.smembers(marked_key(mark)).await)?;
         marked.iter().map(|concert| read_uuid(concert).map(ConcertId::from_uuid)).collect()
     }
 
@@ -223,7 +224,8 @@ impl RedisHolds {
     }
 
     pub(super) async fn begin_load(&self, concert: ConcertId) -> Result<u64, RedisError> {
-        let loads: Option<u64> = self.redis.connected()?.get(key(concert, "loads")).await?;
+        let loads: Option<u64> =
+            Question::begin("GET").end(self.redis.connected()?.get(key(concert, "loads")).await)?;
         Ok(loads.unwrap_or(0))
     }
 
@@ -290,10 +292,11 @@ impl RedisHolds {
     async fn note_mark(&self, concert: ConcertId) -> Result<(), RedisError> {
         let client = self.redis.connected()?;
         let key = marked_key(mark_of(concert));
-        let _: () = client.sadd(&key, concert.uuid().simple().to_string()).await?;
+        let _: () =
+            Question::begin("SADD").end(client.sadd(&key, concert.uuid().simple().to_string()).await)?;
         // Longer than what is kept of the concert itself.
         let lifetime = (LIFETIME * 2).num_milliseconds();
-        Ok(client.pexpire(key, lifetime, None).await?)
+        Question::begin("PEXPIRE").end(client.pexpire(key, lifetime, None).await)
     }
 
     pub(super) async fn find_granted(
@@ -304,7 +307,7 @@ impl RedisHolds {
         fingerprint: &[u8; 32],
     ) -> Result<Option<Granted>, RedisError> {
         let key = request_key_of(concert, fan, request_key);
-        let known: Option<String> = self.redis.connected()?.get(key).await?;
+        let known: Option<String> = Question::begin("GET").end(self.redis.connected()?.get(key).await)?;
         let Some(known) = known else { return Ok(None) };
         let (id, first_fingerprint) = known.split_once(' ').ok_or_else(|| unreadable(&known))?;
         if first_fingerprint != hex(fingerprint) {
@@ -450,7 +453,8 @@ impl RedisHolds {
     pub(super) async fn count(&self) -> Result<usize, RedisError> {
         let concerts = self.concerts_here();
         let counts = concerts.into_iter().map(async |concert| {
-            let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
+            let holds: usize =
+                Question::begin("HLEN").end(self.redis.connected()?.hlen(key(concert, "holds")).await)?;
             Ok::<_, RedisError>(holds)
         });
         Ok(try_join_all(counts).await?.into_iter().sum())
@@ -469,7 +473,8 @@ impl RedisHolds {
                 self.keep(concert).await?;
                 continue;
             }
-            let holds: usize = self.redis.connected()?.hlen(key(concert, "holds")).await?;
+            let holds: usize =
+                Question::begin("HLEN").end(self.redis.connected()?.hlen(key(concert, "holds")).await)?;
             let mut concerts = self.concerts();
             // Somebody may have asked for it meanwhile.
             let is_unused = concerts.get(&place_of(concert)).is_some_and(|known| {
@@ -493,7 +498,8 @@ impl RedisHolds {
     pub(super) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {
         let concerts = self.concerts_here();
         let counts = concerts.into_iter().map(async |concert| {
-            let unsold: Option<u32> = self.redis.connected()?.hget(key(concert, "meta"), "unsold").await?;
+            let unsold: Option<u32> = Question::begin("HGET")
+                .end(self.redis.connected()?.hget(key(concert, "meta"), "unsold").await)?;
             Ok::<_, RedisError>(unsold.map(|unsold| (concert, unsold)))
         });
         Ok(try_join_all(counts).await?.into_iter().flatten().collect())
@@ -618,7 +624,8 @@ fn merge<'c>(changes: impl Iterator<Item = &'c Change>) -> Change {
 /// A concert's revision. None: not loaded.
 async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<Revision>, RedisError> {
     let fields = vec!["epoch", "revision"];
-    let found: Vec<Option<String>> = redis.connected()?.hmget(key(concert, "meta"), fields).await?;
+    let found: Vec<Option<String>> =
+        Question::begin("HMGET").end(redis.connected()?.hmget(key(concert, "meta"), fields).await)?;
     let mut found = found.into_iter().flatten();
     let Some((epoch, revision)) = found.next().zip(found.next()) else { return Ok(None) };
     read_revision(&epoch, number(&revision)?).map(Some)

@@ -25,8 +25,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{ACQUIRE_TIMEOUT, Database, IDLE_LIMIT, Pool, is_unavailable};
-use crate::failure::chain;
+use super::{ACQUIRE_TIMEOUT, Database, IDLE_LIMIT, Pool, is_unavailable, statements};
+use crate::{failure::chain, telemetry::span::Span};
 
 /// How long a transaction may take to begin or to be rolled back.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
@@ -154,8 +154,13 @@ impl KeptConnection {
             Some(idle) => idle.connection,
             None => connect(pool).await?,
         };
+        let mut span = statements::begin(&statement);
         let work = timeout(COMMIT_LIMIT, query(statement).fetch_all(&mut connection));
         let rows = work.await.unwrap_or_else(|_| Err(silence())).map_err(query_error);
+        if rows.is_err() {
+            span.set_failed();
+        }
+        drop(span);
         // A statement that Postgres refuses leaves the connection as it was.
         if rows.as_ref().map_or_else(|error| !is_unavailable(error), |_| true) {
             *home = Some(Idle::new(connection));
@@ -202,8 +207,16 @@ fn silence() -> sqlx::Error {
 
 impl OnPostgres {
     /// Waits for a statement, as long as one may take.
-    async fn in_time<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-        self.within(STEP_LIMIT, step).await
+    async fn in_time<T>(
+        &self,
+        mut span: Span,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let outcome = self.within(STEP_LIMIT, step).await;
+        if outcome.is_err() {
+            span.set_failed();
+        }
+        outcome
     }
 
     async fn within<T>(
@@ -274,7 +287,8 @@ impl ConnectionTrait for KeptTransaction {
         match &self.0 {
             Inner::Postgres(on) => {
                 let mut connection = on.connection.lock().await;
-                let executed = on.in_time(query(statement).execute(&mut *connection)).await;
+                let span = statements::begin(&statement);
+                let executed = on.in_time(span, query(statement).execute(&mut *connection)).await;
                 executed.map(Into::into).map_err(exec_error)
             }
             Inner::Sqlite(transaction) => transaction.execute_raw(statement).await,
@@ -285,7 +299,7 @@ impl ConnectionTrait for KeptTransaction {
         match &self.0 {
             Inner::Postgres(on) => {
                 let text = AssertSqlSafe(text.to_owned());
-                let executed = on.in_time(on.connection.lock().await.execute(text)).await;
+                let executed = on.within(STEP_LIMIT, on.connection.lock().await.execute(text)).await;
                 executed.map(Into::into).map_err(exec_error)
             }
             Inner::Sqlite(transaction) => transaction.execute_unprepared(text).await,
@@ -296,7 +310,8 @@ impl ConnectionTrait for KeptTransaction {
         match &self.0 {
             Inner::Postgres(on) => {
                 let mut connection = on.connection.lock().await;
-                let row = on.in_time(query(statement).fetch_optional(&mut *connection)).await;
+                let span = statements::begin(&statement);
+                let row = on.in_time(span, query(statement).fetch_optional(&mut *connection)).await;
                 row.map(|row| row.map(Into::into)).map_err(query_error)
             }
             Inner::Sqlite(transaction) => transaction.query_one_raw(statement).await,
@@ -307,7 +322,8 @@ impl ConnectionTrait for KeptTransaction {
         match &self.0 {
             Inner::Postgres(on) => {
                 let mut connection = on.connection.lock().await;
-                let rows = on.in_time(query(statement).fetch_all(&mut *connection)).await;
+                let span = statements::begin(&statement);
+                let rows = on.in_time(span, query(statement).fetch_all(&mut *connection)).await;
                 rows.map(|rows| rows.into_iter().map(Into::into).collect()).map_err(query_error)
             }
             Inner::Sqlite(transaction) => transaction.query_all_raw(statement).await,

@@ -2,6 +2,7 @@
 
 mod kept;
 mod rows;
+mod statements;
 
 use std::{
     fmt,
@@ -25,6 +26,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::statements::watched;
 pub use self::{
     kept::{KeptConnection, KeptTransaction},
     rows::{Insert, Rows, insert_rows, postgres_rows, rows_of},
@@ -193,7 +195,7 @@ impl Database {
             let options =
                 SqliteConnectOptions::from_str(&url.0)?.read_only(true).busy_timeout(SQLITE_PATIENCE);
             let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-            let connection = SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone());
+            let connection = watched(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()));
             Ok(Self {
                 reader: connection.clone(),
                 writer: connection,
@@ -227,8 +229,8 @@ impl Database {
             .max_connections(SQLITE_READERS)
             .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "on"));
         Ok(Self {
-            reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
-            writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer.clone()),
+            reader: watched(SqlxSqliteConnector::from_sqlx_sqlite_pool(reader)),
+            writer: watched(SqlxSqliteConnector::from_sqlx_sqlite_pool(writer.clone())),
             pool: Pool::Sqlite(writer),
             kept: Arc::default(),
         })
@@ -252,7 +254,7 @@ impl Database {
             Err(sqlx::Error::PoolTimedOut) => return Err(obstacle(&options).await),
             outcome => outcome?,
         };
-        let connection = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
+        let connection = watched(SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()));
         Ok(Self {
             reader: connection.clone(),
             writer: connection,

@@ -1,7 +1,7 @@
 //! Spans: for a call whose trace is sampled, when it began and ended, and how. Made from a [`Trace`] and handed to the
 //! batch processor of OpenTelemetry's SDK when it ends; a call that is not sampled costs one look at a flag.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
@@ -10,7 +10,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
 
 use super::Trace;
-use crate::clock::Clock;
+use crate::{clock::Clock, context::Context};
 
 /// Where the spans of this process go. Set once, by `main`.
 static COLLECTOR: OnceLock<Collector> = OnceLock::new();
@@ -88,6 +88,39 @@ impl Span {
             status: Status::Unset,
             instrumentation_scope: InstrumentationScope::builder(service).build(),
         })))
+    }
+
+    /// No span.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Begins a span of what a database or Redis is asked, in the trace of the call that it is for, or in one of its own. By
+    /// OpenTelemetry's semantic conventions (<https://opentelemetry.io/docs/specs/semconv/database/>): `attribute` tells what is
+    /// asked, and must hold no values.
+    pub(crate) fn of_question(
+        scope: &'static str,
+        system: &'static str,
+        name: &str,
+        attribute: KeyValue,
+    ) -> Self {
+        let trace = Context::current().trace.child();
+        let attributes = [KeyValue::new("db.system.name", system), attribute];
+        Self::begin(&trace, &SpanKind::Client, scope, name, &attributes)
+    }
+
+    /// Says that it began so long ago.
+    pub(crate) fn set_age(&mut self, age: Duration) {
+        if let Some(data) = &mut self.0 {
+            data.start_time -= age;
+        }
+    }
+
+    /// Says that what was asked was refused, or not answered.
+    pub(crate) fn set_failed(&mut self) {
+        // What there is to say of it may hold values.
+        const OTHER: &str = "_OTHER";
+        self.set_end("error.type", OTHER, &[OTHER]);
     }
 
     /// Says how it ended.

@@ -11,6 +11,7 @@ use fred::{
     types::{Value, scripts::Script},
 };
 use mesh::{
+    context::Context,
     id::ConcertId,
     redis::{Redis, RedisError},
 };
@@ -45,6 +46,8 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Job {
     operation: Operation,
+    /// The call that it is for.
+    call: Option<Context>,
     /// How far a test has moved the clock when it asked, in milliseconds.
     clock_shift: i64,
     answer: oneshot::Sender<Result<Value, RedisError>>,
@@ -75,7 +78,7 @@ pub(super) async fn operate(
     {
         let mut concerts_now = lock(concerts);
         let queue = &mut concerts_now.entry(place_of(concert)).or_default().queue;
-        queue.waiting.push_back(Job { operation, clock_shift, answer });
+        queue.waiting.push_back(Job { operation, call: Context::of_call(), clock_shift, answer });
         if queue.needs_worker() {
             queue.workers += 1;
             let worker = Worker { redis: redis.clone(), concerts: Arc::clone(concerts), concert };
@@ -98,6 +101,8 @@ impl Worker {
             // Whoever is about to ask does so first; if nobody is, no time passes.
             tokio::task::yield_now().await;
             let Some(jobs) = self.take_waiting() else { return };
+            // Those in a script are in different traces; what is done for all of them is part of the first one's.
+            let call = jobs.iter().find_map(|job| job.call).unwrap_or_else(Context::root);
             // Whoever stopped waiting before their operation began needs no work.
             let mut clock_shift = None;
             let (operations, callers): (Vec<_>, Vec<_>) = jobs
@@ -109,7 +114,7 @@ impl Worker {
                 })
                 .unzip();
             let Some(clock_shift) = clock_shift else { continue };
-            match self.run(operations, clock_shift).await {
+            match call.without_deadline().scope(self.run(operations, clock_shift)).await {
                 Ok(answers) => {
                     for (caller, answer) in callers.into_iter().zip(answers) {
                         let _ = caller.send(answer);

@@ -28,6 +28,8 @@ use crate::{failure::chain, server::Dependency, shutdown::Shutdown, telemetry::s
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether it is there.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How often who waits for the first connection looks for it.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
 /// How long it may say nothing to that before its connections are given up: what is sent into a partition would be sent
 /// again for a quarter of an hour, and a server that hangs keeps its connections for ever.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -101,7 +103,7 @@ impl Redis {
     /// Waits until there is a connection, or shutdown begins.
     pub async fn wait(&self, shutdown: &Shutdown) {
         while self.connected().is_err() && !shutdown.has_begun() {
-            tokio::select! { () = tokio::time::sleep(CHECK_PERIOD / 10) => {}, () = shutdown.begun() => {} }
+            tokio::select! { () = tokio::time::sleep(LOOK_PERIOD) => {}, () = shutdown.begun() => {} }
         }
     }
 

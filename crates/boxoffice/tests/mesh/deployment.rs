@@ -304,6 +304,20 @@ impl Deployment {
         report(fault, begin);
     }
 
+    /// What a replica's metrics say of a series. None: it is not there.
+    pub(crate) async fn metric(&self, service: &str, index: usize, series: &str) -> Option<f64> {
+        stage::scrape(self.replicas[service][index].admin).await.get(series).copied()
+    }
+
+    /// Waits until a replica's metrics have counted something.
+    pub(crate) async fn counts(&self, service: &str, index: usize, series: &str) {
+        wait_until(series, RECOVERY, async || match self.metric(service, index, series).await {
+            Some(count) if count > 0.0 => Ok(()),
+            other => Err(format!("{service} says {other:?}")),
+        })
+        .await;
+    }
+
     /// Sends the crowd home, and asserts that everybody has what was acknowledged, and that every invariant holds.
     pub(crate) async fn assert_sound(&self, crowd: Crowd) {
         let places = crowd.places();
@@ -365,8 +379,20 @@ impl Drop for Deployment {
 
 /// Prints how long it took to converge.
 pub(crate) fn report(fault: &str, begin: Instant) {
+    say(&format!("converged: {fault}: {:.1}", begin.elapsed().as_secs_f64()));
+}
+
+/// Prints a line of what was measured.
+pub(crate) fn say(line: &str) {
     // Not by `println!`, which the tests of tests would swallow.
-    let _ = writeln!(std::io::stdout(), "converged: {fault}: {:.1}", begin.elapsed().as_secs_f64());
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The series of one service's calls to a neighbour that ended so.
+pub(crate) fn calls(service: &str, neighbour: &str, outcome: &str) -> String {
+    format!(
+        r#"rpc_client_duration_seconds_count{{neighbour="{neighbour}",outcome="{outcome}",service="{service}"}}"#
+    )
 }
 
 impl Replica {

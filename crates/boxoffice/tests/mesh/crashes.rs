@@ -1,6 +1,6 @@
 //! `kill -9` of booking and of payment at each step of the saga: whoever comes back, or is there, finishes it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 
 use futures_util::future::join_all;
 
@@ -106,11 +106,18 @@ async fn recover(
     if successor == Successor::Other {
         mesh.converges(&format!("svc-{service} killed at {at}, taken over"), RECOVERY, crowd).await;
     }
+    let begin = Instant::now();
     mesh.replica(service, index).start();
     mesh.replica(service, index).ready().await;
     if successor == Successor::Itself {
-        mesh.converges(&format!("svc-{service} killed at {at}, restarted"), RECOVERY, crowd).await;
+        let fault = format!("svc-{service} killed at {at}, restarted");
+        mesh.converges_since(begin, &fault, RECOVERY, crowd).await;
     }
+}
+
+/// Bookings that somebody took over so far.
+async fn count_taken_over(mesh: &Deployment) -> i64 {
+    mesh.count_bookings("lease_epoch > 1", []).await.unwrap()
 }
 
 /// Has booking die at each of these points.
@@ -118,9 +125,9 @@ async fn booking_dies(points: &[(&str, bool)], replicas: usize, successor: Succe
     let mut mesh = Plan::default().with_replicas("booking", replicas).start().await;
     let crowd = Crowd::gather(&mesh, 4, 1).await;
     for ((at, leaves_lease), index) in points.iter().zip((0..replicas).cycle()) {
-        let taken_over = mesh.count_bookings("lease_epoch > 1", []).await.unwrap();
+        let taken_over = count_taken_over(&mesh).await;
         crash(&mut mesh, &crowd, ("booking", index), at, successor).await;
-        let now = mesh.count_bookings("lease_epoch > 1", []).await.unwrap();
+        let now = count_taken_over(&mesh).await;
         assert!(!leaves_lease || now > taken_over, "{at}: no lease was taken over");
     }
     mesh.assert_sound(crowd).await;
@@ -138,24 +145,46 @@ async fn booking_killed_at_a_step_is_replaced_by_its_other_replica() {
     join_all(BOOKING.chunks(4).map(|points| booking_dies(points, 2, Successor::Other))).await;
 }
 
-#[tokio::test]
-#[ignore = "needs Postgres and Redis: scripts/test runs it"]
-async fn booking_killed_while_it_commits_for_many_settles_it_when_it_is_back() {
-    let mut mesh = Plan::default().start().await;
-    // While it is away all of them come to wait for it.
+/// Has booking die at each point of committing for several.
+async fn booking_dies_while_it_commits(replicas: usize, successor: Successor) {
+    let mut mesh = Plan::default().with_replicas("booking", replicas).start().await;
     let crowd = Crowd::gather(&mesh, 48, 0).await;
-    for at in COMMITTING {
-        die(&mut mesh, ("booking", 0), at).await;
-        if at == "booking.commit.after" {
+    for (at, index) in COMMITTING.into_iter().zip((0..replicas).cycle()) {
+        let taken_over = count_taken_over(&mesh).await;
+        // While nobody is there all of them come to wait.
+        for replica in 0..replicas {
+            mesh.replica("booking", replica).stop().await;
+        }
+        mesh.replica("booking", index).start_to_crash(at);
+        for heir in (0..replicas).filter(|replica| *replica != index) {
+            mesh.replica("booking", heir).start();
+            mesh.replica("booking", heir).ready().await;
+        }
+        mesh.replica("booking", index).crashed().await;
+        if at == "booking.commit.after" && successor == Successor::Itself {
             // One of the very last transactions; others, as of those who cancel, may have come after it.
             let batch = "xmin IN (SELECT xmin FROM booking GROUP BY xmin HAVING count(*) > 1)
                  AND age(xmin) < 10 + (SELECT min(age(xmin)) FROM booking)";
             let jobs = mesh.count_bookings(batch, []).await.unwrap();
             assert!(jobs > 1, "one batch for several, or this test tests nothing: {jobs}");
         }
-        recover(&mut mesh, &crowd, ("booking", 0), at, Successor::Itself).await;
+        recover(&mut mesh, &crowd, ("booking", index), at, successor).await;
+        let now = count_taken_over(&mesh).await;
+        assert!(at != "booking.commit.after" || now > taken_over, "{at}: no lease was taken over");
     }
     mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn booking_killed_while_it_commits_for_many_settles_it_when_it_is_back() {
+    booking_dies_while_it_commits(1, Successor::Itself).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn booking_killed_while_it_commits_for_many_is_replaced_by_its_other_replica() {
+    booking_dies_while_it_commits(2, Successor::Other).await;
 }
 
 /// Has payment die at each point of taking money and giving it back.
@@ -194,10 +223,11 @@ async fn payment_dies_while_it_voids(replicas: usize) {
         booking.crashed().await;
         booking.start();
         mesh.replica("payment", 0).crashed().await;
+        let begin = Instant::now();
         mesh.replica("payment", heir).start();
         mesh.replica("payment", heir).ready().await;
         let how = if heir == 0 { "restarted" } else { "taken over" };
-        mesh.converges(&format!("svc-payment killed at {at}, {how}"), RECOVERY, &crowd).await;
+        mesh.converges_since(begin, &format!("svc-payment killed at {at}, {how}"), RECOVERY, &crowd).await;
         if heir != 0 {
             mesh.replica("payment", 0).start();
             mesh.replica("payment", 0).ready().await;
@@ -219,9 +249,10 @@ async fn whoever_has_no_part_in_the_saga_may_be_killed_too() {
     let crowd = Crowd::gather(&mesh, 4, 1).await;
     for service in ["user", "concert", "gateway"] {
         mesh.replica(service, 0).kill().await;
+        let begin = Instant::now();
         mesh.replica(service, 0).start();
         mesh.replica(service, 0).ready().await;
-        mesh.converges(&format!("{service} killed, restarted"), RECOVERY, &crowd).await;
+        mesh.converges_since(begin, &format!("{service} killed, restarted"), RECOVERY, &crowd).await;
     }
     mesh.assert_sound(crowd).await;
 }

@@ -132,9 +132,11 @@ async fn a_process_that_waits_for_what_it_needs_refuses_calls_and_has_none_wait(
         assert!(reasons.contains(&reply.reason()), "{absent}: {}", reply.body);
         assert_eq!(timed_out(gateway).await, 0.0, "{absent}");
 
+        let begin = Instant::now();
         mesh.line("booking", 1, absent).set_mode(Mode::Pass);
         mesh.replica("booking", 1).ready().await;
-        mesh.converges(&format!("svc-booking started without {absent}"), RECOVERY, &crowd).await;
+        let fault = format!("svc-booking started without {absent}");
+        mesh.converges_since(begin, &fault, RECOVERY, &crowd).await;
         mesh.replica("booking", 0).start();
         mesh.replica("booking", 0).ready().await;
     }

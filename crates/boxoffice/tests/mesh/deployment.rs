@@ -291,8 +291,14 @@ impl Deployment {
     /// Waits until everything that was begun before is settled and the crowd goes on buying, from now on; prints how long
     /// it took.
     pub(crate) async fn converges(&self, fault: &str, limit: Duration, crowd: &Crowd) {
-        let (begin, now, rounds) = (Instant::now(), stage::now(), crowd.rounds());
-        wait_until(&format!("the mesh to converge after: {fault}"), limit, async || {
+        self.converges_since(Instant::now(), fault, limit, crowd).await;
+    }
+
+    /// The same within a limit that began before, as when whoever was killed was started again.
+    pub(crate) async fn converges_since(&self, begin: Instant, fault: &str, limit: Duration, crowd: &Crowd) {
+        let (now, rounds) = (stage::now(), crowd.rounds());
+        let left = limit.saturating_sub(begin.elapsed());
+        wait_until(&format!("the mesh to converge after: {fault}"), left, async || {
             let open = self.count_open(now).await?;
             let went_on = crowd.rounds() - rounds;
             if open == 0 && went_on > 0 {

@@ -35,6 +35,14 @@ const PAYMENT: [&str; 4] =
 /// Where payment dies when what booking left behind is voided.
 const VOIDING: [&str; 2] = ["payment.void.before", "payment.void.after"];
 
+/// What the metrics of separate processes have counted after booking was killed, each by itself.
+const TOLD: [(&str, &str); 4] = [
+    ("gateway", r#"rpc_client_ejections_total{neighbour="booking",service="gateway"}"#),
+    ("gateway", r#"rpc_client_retries_total{neighbour="booking",service="gateway"}"#),
+    ("booking", r#"lane_batch_jobs_count{lane="hot",service="booking"}"#),
+    ("payment", r#"lane_batch_jobs_count{lane="cashier",service="payment"}"#),
+];
+
 #[test]
 fn every_crash_point_is_among_them() {
     let booking = BOOKING.map(|(at, _)| at);
@@ -120,6 +128,13 @@ async fn count_taken_over(mesh: &Deployment) -> i64 {
     mesh.count_bookings("lease_epoch > 1", []).await.unwrap()
 }
 
+/// Waits until the metrics tell what a killed booking means to the gateway, and that lanes commit.
+async fn metrics_tell(mesh: &Deployment) {
+    for (service, series) in TOLD {
+        mesh.counts(service, 0, series).await;
+    }
+}
+
 /// Has booking die at each of these points.
 async fn booking_dies(points: &[(&str, bool)], replicas: usize, successor: Successor) {
     let mut mesh = Plan::default().with_replicas("booking", replicas).start().await;
@@ -130,6 +145,7 @@ async fn booking_dies(points: &[(&str, bool)], replicas: usize, successor: Succe
         let now = count_taken_over(&mesh).await;
         assert!(!leaves_lease || now > taken_over, "{at}: no lease was taken over");
     }
+    metrics_tell(&mesh).await;
     mesh.assert_sound(crowd).await;
 }
 
@@ -172,6 +188,7 @@ async fn booking_dies_while_it_commits(replicas: usize, successor: Successor) {
         let now = count_taken_over(&mesh).await;
         assert!(at != "booking.commit.after" || now > taken_over, "{at}: no lease was taken over");
     }
+    metrics_tell(&mesh).await;
     mesh.assert_sound(crowd).await;
 }
 

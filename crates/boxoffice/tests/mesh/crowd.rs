@@ -13,6 +13,7 @@ use std::{
 use boxoffice::{
     api::{Api, Login, Reply, new_key, text},
     demo::Organizer,
+    sweep::HoldsSeen,
 };
 use mesh::id::BookingId;
 use mesh_test::wait_until;
@@ -39,15 +40,16 @@ const STANDING: u64 = 200;
 const SEATED: u64 = 12;
 /// The only seat of a section of its own, which is held and forgotten.
 const FORGOTTEN: &str = "BOX-1-1";
-/// How long after its end, or after seats can be seen again, a hold may still be there: a sweep.
-const SWEEP: Duration = Duration::from_secs(5);
+/// How long after its end, or after seats can be seen again, a hold may still be there (I7): a sweep.
+pub(crate) const SWEEP: Duration = Duration::from_secs(5);
 
 /// Fans at work.
 pub(crate) struct Crowd {
     pub(crate) concert: String,
+    /// Those with money first.
     fans: Vec<JoinHandle<Fan>>,
-    forgetful: JoinHandle<Vec<Duration>>,
-    begin: Instant,
+    rich: usize,
+    forgetful: JoinHandle<HoldsSeen>,
     progress: Arc<Progress>,
 }
 
@@ -55,6 +57,7 @@ pub(crate) struct Crowd {
 struct Progress {
     rounds: AtomicUsize,
     is_over: AtomicBool,
+    is_over_for_the_rich: AtomicBool,
 }
 
 /// Somebody who buys.
@@ -84,7 +87,7 @@ impl Crowd {
         }
         let forgetful = Fan::come(api, &concert, 0, rich + poor).await;
         let forgetful = tokio::spawn(forgetful.forget(concert.clone(), Arc::clone(&progress)));
-        let crowd = Self { concert, fans, forgetful, begin: Instant::now(), progress };
+        let crowd = Self { concert, fans, rich, forgetful, progress };
         wait_until("the sale to be in full swing", PATIENCE, async || match crowd.rounds() {
             rounds if rounds > 3 * (rich + poor) => Ok(()),
             rounds => Err(format!("{rounds} rounds")),
@@ -103,23 +106,31 @@ impl Crowd {
         STANDING + SEATED + 1
     }
 
-    /// Lets everybody finish what was begun, and prints how long holds that were forgotten outlived their end.
-    pub(crate) async fn leave(self) -> Vec<Fan> {
+    /// Lets those with money finish what they began, and go; the poor ones go on.
+    pub(crate) async fn leave_it_to_the_poor(&self) {
+        self.progress.is_over_for_the_rich.store(true, Ordering::Relaxed);
+        wait_until("those with money to be done", PATIENCE, async || {
+            match self.fans[..self.rich].iter().filter(|fan| !fan.is_finished()).count() {
+                0 => Ok(()),
+                left => Err(format!("{left} of {} are not", self.rich)),
+            }
+        })
+        .await;
+    }
+
+    /// Lets everybody finish what was begun, and stays until a hold that was forgotten was seen to its end. The fans, and
+    /// what became of such holds.
+    pub(crate) async fn leave(self) -> (Vec<Fan>, HoldsSeen) {
+        self.progress.is_over_for_the_rich.store(true, Ordering::Relaxed);
         self.progress.is_over.store(true, Ordering::Relaxed);
         let mut fans = Vec::new();
         for fan in self.fans {
             let fan = tokio::time::timeout(PATIENCE, fan).await.expect("a fan still waits for an answer");
             fans.push(fan.expect("a fan was answered as nobody should be"));
         }
-        let ends = self.forgetful.await.expect("holds that were forgotten end in time (I7)");
-        assert!(!ends.is_empty() || self.begin.elapsed() < 4 * HOLD_TTL, "no hold was watched to its end");
-        if let Some(longest) = ends.iter().max() {
-            report(
-                &format!("{} holds that were forgotten, free after their end", ends.len()),
-                Instant::now() - *longest,
-            );
-        }
-        fans
+        let holds = tokio::time::timeout(PATIENCE, self.forgetful).await;
+        let holds = holds.expect("a hold that was forgotten is still watched");
+        (fans, holds.expect("a hold to be forgotten was answered as none should be"))
     }
 }
 
@@ -157,28 +168,42 @@ impl Fan {
     }
 
     /// Holds the same seat over and over and forgets it: it must be free soon after each hold's end, whatever happens to the
-    /// mesh. How long each took.
-    async fn forget(self, concert: String, progress: Arc<Progress>) -> Vec<Duration> {
-        let (wish, mut ends) = (json!({"seatIds": [FORGOTTEN]}), Vec::new());
-        loop {
+    /// mesh. Leaves when everybody does, but has seen one to its end by then. Prints how long they outlived their ends at the
+    /// most.
+    async fn forget(self, concert: String, progress: Arc<Progress>) -> HoldsSeen {
+        let (wish, mut outlived, mut breaches) = (json!({"seatIds": [FORGOTTEN]}), Vec::new(), Vec::new());
+        while breaches.is_empty() {
             let held = self.insist(Method::POST, &self.holds_path, Some(&wish)).await;
             let held = held.expect_success("holding a seat that was forgotten").unwrap();
-            match self.outlived(&concert, Instant::now() + HOLD_TTL, &progress).await {
-                Some(time) => ends.push(time),
+            let is_enough = || !outlived.is_empty() && progress.is_over.load(Ordering::Relaxed);
+            match self.outlived(&concert, Instant::now() + HOLD_TTL, is_enough).await {
+                Some(Ok(time)) => outlived.push(time),
+                Some(Err(breach)) => breaches.push(breach),
                 None => {
                     let path = format!("/v1/holds/{}", text(&held, "/hold/holdId").unwrap());
                     self.insist(Method::DELETE, &path, None).await;
-                    return ends;
+                    break;
                 }
             }
         }
+        if let Some(longest) = outlived.iter().max() {
+            let what = format!("{} holds that were forgotten, free after their end", outlived.len());
+            report(&what, Instant::now() - *longest);
+        }
+        HoldsSeen { watched: Some(outlived.len() + breaches.len()), breaches }
     }
 
-    /// How long after its end the hold of the forgotten seat is seen, while seats can be seen. None: everybody leaves.
-    async fn outlived(&self, concert: &str, end: Instant, progress: &Progress) -> Option<Duration> {
+    /// How long after its end the hold of the forgotten seat is seen, while seats can be seen; an error if that is too long
+    /// (I7). None: it is enough.
+    async fn outlived(
+        &self,
+        concert: &str,
+        end: Instant,
+        is_enough: impl Fn() -> bool,
+    ) -> Option<Result<Duration, String>> {
         let path = format!("/v1/concerts/{concert}/seats?sectionId=BOX");
         let mut seen_since = None;
-        while !progress.is_over.load(Ordering::Relaxed) {
+        while !is_enough() {
             tokio::time::sleep(PAUSE).await;
             if Instant::now() < end {
                 continue;
@@ -187,13 +212,11 @@ impl Fan {
             seen_since = seats.is_ok().then(|| seen_since.unwrap_or_else(Instant::now));
             if let (Ok(seats), Some(since)) = (seats, seen_since) {
                 if seats["sections"][0]["seatStates"] == "A" {
-                    return Some(since.elapsed());
+                    return Some(Ok(since.elapsed()));
                 }
-                assert!(
-                    since.elapsed() <= SWEEP,
-                    "after {:?} the seat is not free: {seats}",
-                    since.elapsed()
-                );
+                if since.elapsed() > SWEEP {
+                    return Some(Err(format!("{:?} after its end a hold is seen: {seats}", since.elapsed())));
+                }
             }
         }
         None
@@ -202,7 +225,8 @@ impl Fan {
     async fn shop(mut self, progress: Arc<Progress>) -> Self {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !progress.is_over.load(Ordering::Relaxed) {
+        let is_over = if self.is_poor() { &progress.is_over } else { &progress.is_over_for_the_rich };
+        while !is_over.load(Ordering::Relaxed) {
             pace.tick().await;
             self.buy().await;
             if self.kept.len() > KEPT {
@@ -288,7 +312,7 @@ impl Fan {
         assert!(is_expected, "{} {}", reply.status, reply.body);
     }
 
-    pub(crate) fn is_poor(&self) -> bool {
+    fn is_poor(&self) -> bool {
         self.money == 0
     }
 

@@ -70,6 +70,7 @@ static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
 pub(crate) struct Plan {
     replicas: BTreeMap<&'static str, usize>,
     lines: Vec<(&'static str, &'static str)>,
+    pairs: Vec<(&'static str, &'static str)>,
     settings: Vec<(&'static str, &'static str, String)>,
     server: Option<postgres::Server>,
 }
@@ -84,6 +85,12 @@ impl Plan {
     /// A line that can be disturbed from one service to another.
     pub(crate) fn with_line(mut self, from: &'static str, to: &'static str) -> Self {
         self.lines.push((from, to));
+        self
+    }
+
+    /// Has each replica of a service know no other replica of a neighbour than that of its own number.
+    pub(crate) fn with_pairs(mut self, from: &'static str, to: &'static str) -> Self {
+        self.pairs.push((from, to));
         self
     }
 
@@ -228,6 +235,7 @@ impl Deployment {
         (from, index, to): (&'static str, usize, &'static str),
         targets: &[SocketAddr],
     ) -> Vec<SocketAddr> {
+        let targets = if plan.pairs.contains(&(from, to)) { &targets[index..=index] } else { targets };
         if !plan.lines.contains(&(from, to)) {
             return targets.to_vec();
         }

@@ -10,6 +10,7 @@ mod crashes;
 mod crowd;
 mod databases;
 mod deployment;
+mod feed;
 mod neighbours;
 mod pauses;
 mod redis;

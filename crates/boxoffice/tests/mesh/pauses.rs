@@ -1,4 +1,4 @@
-//! A booking that stands still and does not know: another one takes its work over, and what it does late counts for nothing.
+//! A process that stands still and does not know: another one takes its work over, and what it does late counts for nothing.
 
 use std::time::{Duration, Instant};
 
@@ -197,5 +197,37 @@ async fn a_confirmation_of_somebody_who_lost_the_lease_is_fenced() {
     let rival = buy(&mesh, &purchase.concert, PLACE).await;
     mesh.converges("svc-booking lost its lease with a write on its way", RECOVERY, &crowd).await;
     assert_place_changed_hands(&mesh, purchase, rival).await;
+    mesh.assert_sound(crowd).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres and Redis: scripts/test runs it"]
+async fn a_payment_that_stands_still_is_passed_over_and_takes_nothing_late() {
+    let mut mesh = Plan::default().with_replicas("payment", 2).start().await;
+    let crowd = Crowd::gather(&mesh, 8, 1).await;
+    mesh.replica("payment", 0).freeze();
+    let end = Instant::now() + PAUSE;
+    // Whose charge was waited for in vain for three seconds: made so old that the other one voids it after the lease.
+    let stuck: Vec<String> = wait_until("charges to be stuck", PATIENCE, async || {
+        let text = "UPDATE booking SET create_time = create_time - interval '11 minutes'
+            WHERE state = 1 AND create_time BETWEEN now() - interval '4.5 seconds' AND now() - interval '3.5 seconds'
+            RETURNING CAST(id AS text) AS id";
+        let writer = mesh.bookings.writer();
+        let found = writer.query_all_raw(sql(writer, text, [])).await.map_err(|error| error.to_string())?;
+        let found: Vec<_> = found.iter().map(|row| row.try_get("", "id").unwrap()).collect();
+        if found.is_empty() { Err("none is".to_owned()) } else { Ok(found) }
+    })
+    .await;
+    for booking in &stuck {
+        wait_until_failed(&mesh, booking).await;
+    }
+    mesh.converges("svc-payment stands still, the other one goes on", RECOVERY, &crowd).await;
+    // The fault lasts so long.
+    tokio::time::sleep_until(end.into()).await;
+
+    mesh.replica("payment", 0).thaw();
+    mesh.replica("payment", 0).ready().await;
+    mesh.converges("svc-payment stopped for 30 s (SIGSTOP)", RECOVERY, &crowd).await;
+    mesh.assert_all_run();
     mesh.assert_sound(crowd).await;
 }

@@ -94,6 +94,12 @@ impl Plan {
         self
     }
 
+    /// Something that every process is told.
+    pub(crate) fn with_common_setting(self, name: &'static str, value: impl ToString) -> Self {
+        let tell = |plan: Self, service| plan.with_setting(service, name, value.to_string());
+        SERVICES.into_iter().chain(["gateway"]).fold(self, tell)
+    }
+
     /// Something that a service is told beside what all are.
     pub(crate) fn with_setting(
         mut self,

@@ -15,3 +15,4 @@ mod neighbours;
 mod pauses;
 mod redis;
 mod rollout;
+mod traces;

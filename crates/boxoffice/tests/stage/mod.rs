@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod answer;
+pub(crate) mod collector;
 mod events;
 pub(crate) mod grpc;
 mod metrics;

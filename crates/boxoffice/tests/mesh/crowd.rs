@@ -174,6 +174,10 @@ impl Fan {
         let (wish, mut outlived, mut breaches) = (json!({"seatIds": [FORGOTTEN]}), Vec::new(), Vec::new());
         while breaches.is_empty() {
             let held = self.insist(Method::POST, &self.holds_path, Some(&wish)).await;
+            // The answer was lost, and the hold had ended when its key was heard again.
+            if held.reason() == "HOLD_EXPIRED" {
+                continue;
+            }
             let held = held.expect_success("holding a seat that was forgotten").unwrap();
             let is_enough = || !outlived.is_empty() && progress.is_over.load(Ordering::Relaxed);
             match self.outlived(&concert, Instant::now() + HOLD_TTL, is_enough).await {
@@ -247,7 +251,8 @@ impl Fan {
         };
         let held = self.insist(Method::POST, &self.holds_path, Some(&wish)).await;
         if !held.status.is_success() {
-            return self.expect_refusal(&held, &["SEAT_TAKEN", "SEAT_LIMIT_EXCEEDED"]);
+            // Expired: the answer was lost, and the hold had ended when its key was heard again.
+            return self.expect_refusal(&held, &["SEAT_TAKEN", "SEAT_LIMIT_EXCEEDED", "HOLD_EXPIRED"]);
         }
         let hold = text(&held.body, "/hold/holdId").unwrap();
         let booked = self.insist(Method::POST, "/v1/bookings", Some(&order(&hold))).await;

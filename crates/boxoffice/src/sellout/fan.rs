@@ -199,7 +199,7 @@ impl Fan {
     }
 
     /// Sends something once, or twice at once with the same key as an impatient finger does: both answers must be about
-    /// the same thing, or one says that the other is being worked on.
+    /// the same thing.
     async fn click(&self, sale: &Sale, path: &str, body: &Value) -> anyhow::Result<Reply> {
         let key = new_key();
         let send = || self.insist(sale, path, &key, body);
@@ -216,8 +216,7 @@ impl Fan {
         if both_good && id(&first) != id(&second) {
             anyhow::bail!("a double click was done twice: {} and {}", first.body, second.body);
         }
-        let is_definite = |reply: &Reply| reply.reason() != "REQUEST_IN_PROGRESS";
-        Ok(if first.status.is_success() || !is_definite(&second) { first } else { second })
+        Ok(if first.status.is_success() { first } else { second })
     }
 
     /// Sends something until there is an answer: what became of it is known then, and counted.
@@ -226,6 +225,12 @@ impl Fan {
         loop {
             let sent = sale.api.send(Method::POST, path, Some(&self.token), Some(key), Some(body)).await;
             let error = match sent {
+                // Somebody works on it, perhaps for a process that has died: the same key will tell what became of it.
+                Ok(reply) if reply.reason() == IN_PROGRESS && Instant::now() < sale.limit => {
+                    sale.tell(Event::Refused(IN_PROGRESS.to_owned()));
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                    continue;
+                }
                 Ok(reply) if !reply.status.is_server_error() || EXPECTED.contains(&reply.reason()) => {
                     return Ok(reply);
                 }
@@ -270,13 +275,14 @@ impl Fan {
     }
 }
 
+const IN_PROGRESS: &str = "REQUEST_IN_PROGRESS";
 /// What belongs to a rush.
 const EXPECTED: [&str; 10] = [
     "SEAT_TAKEN",
     "NOT_ENOUGH_SEATS",
     "HOLD_EXPIRED",
     "HOLD_BOOKED",
-    "REQUEST_IN_PROGRESS",
+    IN_PROGRESS,
     "RACE_LOST",
     "RATE_LIMITED",
     "OVERLOADED",

@@ -198,7 +198,7 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             formatter,
-            "  {:.0} bookings/s until the last seat was sold, after {seconds:.2} s",
+            "  {:.0} bookings/s until the last of them, after {seconds:.2} s",
             self.booked.len() as f64 / seconds
         )?;
         writeln!(formatter, "  {} bookings within the best second", self.best_second())?;

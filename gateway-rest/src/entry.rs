@@ -11,6 +11,7 @@ use tower::ServiceExt;
 use crate::{
     access, cors,
     endpoint::{Peer, Served},
+    problem::Refused,
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,6 +49,7 @@ impl Entry {
                 http.method = %method,
                 http.path = path,
                 http.status = response.status().as_u16(),
+                error.reason = response.extensions().get::<Refused>().map(|refused| &*refused.0),
                 rpc.method = served.map(|served| served.method),
                 user.id = served.and_then(|served| served.user).map(tracing::field::display),
                 duration_us = begin.elapsed().as_micros() as u64,

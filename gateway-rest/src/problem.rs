@@ -256,6 +256,10 @@ pub fn whole_seconds(delay: Duration) -> u64 {
     (delay.as_secs() + u64::from(is_part_of_a_second_left)).max(1)
 }
 
+/// What a response tells the access log about why the call was refused.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) Cow<'static, str>);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
@@ -270,6 +274,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(Refused(self.0.reason));
         response
     }
 }

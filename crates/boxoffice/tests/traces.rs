@@ -9,7 +9,7 @@ use mesh_test::wait_until;
 use opentelemetry_proto::tonic::{common::v1::KeyValue, trace::v1::span::SpanKind};
 use stage::{
     PATIENCE, PRICE, Stage, Visit,
-    collector::{Collector, SentSpan, child, id},
+    collector::{Collector, SentRecord, SentSpan, child, id},
     order, read,
 };
 
@@ -72,6 +72,9 @@ async fn one_trace_runs_through_all_services_and_their_logs() {
     let of_it = logs.iter().filter(|sent| sent.record.trace_id == trace_id);
     let access: Vec<_> = of_it.filter(|sent| sent.says("\"call\"")).collect();
     assert_eq!(access.len(), 2, "each call has a line, sampled or not: {access:#?}");
+    let why = refused.body["reason"].as_str().unwrap();
+    let tells = |sent: &&&SentRecord| format!("{:?}", sent.record.attributes).contains(why);
+    assert_eq!(access.iter().filter(tells).count(), 1, "one says why it was refused: {access:#?}");
     let is_of_another = |id: &[u8]| !id.is_empty() && id != trace_id;
     assert!(logs.iter().any(|sent| is_of_another(&sent.record.trace_id)));
 

@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// What a process logs unless it is told otherwise. Postgres notices what a migration finds done already; whether Redis is
-/// there, [`crate::redis`] says.
-pub const LOGGED: &str = "info,opentelemetry=warn,fred=off,sqlx::postgres::notice=warn";
+/// there, [`crate::redis`] says; a connection of a pool that broke is replaced, and whoever can't be served says so.
+pub const LOGGED: &str = "info,opentelemetry=warn,fred=off,sqlx::postgres::notice=warn,sqlx_core::pool=error";
 
 /// Migrations have one connection, which they close.
 const MIGRATION_CONNECTIONS: u32 = 1;

@@ -85,7 +85,7 @@ async fn book(api: &Api, fan: &Login, hold: &str, key: &str) -> Reply {
 #[tokio::test]
 #[ignore = "needs Postgres and Redis: scripts/test runs it"]
 async fn a_slow_payment_is_refused_at_once_and_holds_up_nothing_else() {
-    let mesh = Plan::default().with_line("booking", "payment").start().await;
+    let mut mesh = Plan::default().with_line("booking", "payment").start().await;
     let (api, crowd) = (mesh.api.clone(), Crowd::gather(&mesh, 20, 0).await);
     let (reader, concert) = (fan(&api, 0).await, concert(&api).await);
     let others = OTHERS.map(|path| path.replace("{concert}", &crowd.concert));
@@ -107,6 +107,7 @@ async fn a_slow_payment_is_refused_at_once_and_holds_up_nothing_else() {
         () = async { loop { read(&mut while_closed).await } } => {}
     }
     report("svc-payment slow by 5 s, breaker open", begin);
+    mesh.replica("booking", 0).says("a breaker has opened").await;
     mesh.counts("booking", 0, &calls("booking", "payment", "deadline_exceeded")).await;
 
     let (mut refusals, mut while_open) = (Times::default(), Times::default());
@@ -132,6 +133,7 @@ async fn a_slow_payment_is_refused_at_once_and_holds_up_nothing_else() {
 
     mesh.line("booking", 0, "payment").set_mode(Mode::Pass);
     mesh.converges("svc-payment slow by 5 s, and well again", REPAIR, &crowd).await;
+    mesh.replica("booking", 0).says("a breaker has closed").await;
     let mut after = Times::default();
     for _ in 0..ROUNDS {
         read(&mut after).await;

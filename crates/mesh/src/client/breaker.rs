@@ -42,6 +42,7 @@ enum State {
 const HEALTHY: State = State::Closed { faults: 0, calls: 0 };
 
 pub(super) struct Breaker {
+    neighbour: &'static str,
     state: Mutex<State>,
 }
 
@@ -53,8 +54,8 @@ pub(super) struct Permit<'a> {
 }
 
 impl Breaker {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::new(HEALTHY) }
+    pub(super) fn new(neighbour: &'static str) -> Self {
+        Self { neighbour, state: Mutex::new(HEALTHY) }
     }
 
     /// Leave to call, or how long to wait before asking again.
@@ -105,9 +106,13 @@ impl Permit<'_> {
 
     fn settle(&mut self, outcome: Option<Outcome>) {
         self.is_finished = true;
+        let neighbour = self.breaker.neighbour;
         let mut state = self.breaker.lock();
         *state = match (*state, outcome) {
-            (State::HalfOpen, Some(Outcome::Answer)) if self.is_probe => HEALTHY,
+            (State::HalfOpen, Some(Outcome::Answer)) if self.is_probe => {
+                tracing::info!(neighbour, "a breaker has closed");
+                HEALTHY
+            }
             (State::HalfOpen, Some(Outcome::Fault)) if self.is_probe => State::Open { since: Instant::now() },
             // A probe that says nothing makes room for the next one at once.
             (State::HalfOpen, None) if self.is_probe => State::Open { since: Instant::now() - OPEN_PERIOD },
@@ -115,6 +120,13 @@ impl Permit<'_> {
                 let faults = (faults << 1 | u32::from(outcome == Outcome::Fault)) & ((1 << WINDOW) - 1);
                 let calls = (calls + 1).min(WINDOW);
                 if calls == WINDOW && faults.count_ones() * 2 >= WINDOW {
+                    let faults = faults.count_ones();
+                    tracing::warn!(
+                        neighbour,
+                        faults,
+                        calls,
+                        "a breaker has opened: its neighbour is not called"
+                    );
                     State::Open { since: Instant::now() }
                 } else {
                     State::Closed { faults, calls }
@@ -156,7 +168,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_on_half_and_closes_on_one_answer() {
-        let breaker = Breaker::new();
+        let breaker = Breaker::new("neighbour");
         for turn in 0..WINDOW - 1 {
             let outcome = if turn % 2 == 0 { Outcome::Fault } else { Outcome::Answer };
             assert!(call(&breaker, outcome));
@@ -174,7 +186,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_window_slides() {
-        let breaker = Breaker::new();
+        let breaker = Breaker::new("neighbour");
         for _ in 0..2000 {
             call(&breaker, Outcome::Answer);
         }
@@ -188,7 +200,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_probe_opens_it_again() {
-        let breaker = Breaker::new();
+        let breaker = Breaker::new("neighbour");
         open(&breaker);
         tokio::time::advance(OPEN_PERIOD).await;
         assert!(call(&breaker, Outcome::Fault));
@@ -200,7 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_whose_caller_left_makes_room() {
-        let breaker = Breaker::new();
+        let breaker = Breaker::new("neighbour");
         open(&breaker);
         tokio::time::advance(OPEN_PERIOD).await;
         drop(breaker.admit());

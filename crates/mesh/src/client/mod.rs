@@ -161,7 +161,7 @@ impl Channel {
         let neighbour = Arc::new(Neighbour {
             name,
             balance: Balance::new(name, &address, network, ejections.bind(&labels)),
-            breaker: Breaker::new(),
+            breaker: Breaker::new(name),
             retry_budget: RetryBudget::new(),
             room: Room::new(ROOM),
             calls: Calls::new(caller, Side::Client, metric, &[("neighbour", name)], &OUTCOMES),

@@ -47,6 +47,8 @@ pub(crate) enum Error {
     PaymentFailed { failure: PaymentFailure, booking: Option<BookingId> },
     #[error("the same request is being worked on")]
     InProgress,
+    #[error("the hold is being booked")]
+    BeingBooked,
     #[error("the idempotency key was used with another request")]
     KeyReused,
     #[error("holds can't be had right now")]
@@ -135,7 +137,7 @@ impl From<Error> for Failure {
                 }
                 if failure == PaymentFailure::Unavailable { answer.retry_after(COME_BACK) } else { answer }
             }
-            Error::InProgress => {
+            Error::InProgress | Error::BeingBooked => {
                 Failure::new(CommonReason::RequestInProgress, text).retry_after(Duration::from_secs(1))
             }
             Error::KeyReused => idempotency::reused(),

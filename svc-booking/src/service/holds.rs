@@ -99,7 +99,7 @@ impl HoldService for Shared {
             return Err(Error::HoldBooked(booking).into());
         }
         let hold = match self.holds.release(id).await.map_err(Error::from)? {
-            Released::BeingBooked => return Err(Error::InProgress.into()),
+            Released::BeingBooked => return Err(Error::BeingBooked.into()),
             Released::GivenBack(hold) => {
                 let sale = self.catalog.find(hold.concert).await?;
                 Some(self.write_hold(&sale.layout, &hold))

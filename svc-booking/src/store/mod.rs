@@ -278,7 +278,9 @@ impl Store {
             let booking = find(&transaction, id).await?.ok_or(Error::BookingNotFound)?;
             // The same request may have come twice at once, and the other was first.
             let is_replay = find_by_cancel_key(&transaction, fan, key).await? == Some(id);
-            let refused = Error::NotCancellable(booking.state);
+            // If it has been confirmed since, it was being paid when it was to be cancelled.
+            let was = if booking.state == State::Confirmed { State::Paying } else { booking.state };
+            let refused = Error::NotCancellable(was);
             return if is_replay { Ok(Cancelled { booking, is_replay }) } else { Err(refused) };
         }
         hot::release_claims(&transaction, &booking).await?;

@@ -264,8 +264,9 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
             .with("limit_bytes", BODY_LIMIT)
     };
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let is_too_large = declared.is_some_and(|length| length > BODY_LIMIT);
     let waits_for_leave = headers.contains_key(EXPECT);
-    if waits_for_leave && declared.is_some_and(|length| length > BODY_LIMIT) {
+    if waits_for_leave && is_too_large {
         return Err(too_large());
     }
     let read = match Context::current().deadline {
@@ -278,6 +279,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
         Ok(Err(error)) => {
             Err(Problem::new(ErrorReason::BodyMalformed, format!("the body ended too soon: {error}")))
         }
+        Err(_) if is_too_large => Err(too_large()),
         Err(_) => Err(Problem::new(ErrorReason::DeadlineExceeded, "the body did not arrive in time")),
     }
 }

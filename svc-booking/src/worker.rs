@@ -2,7 +2,7 @@
 //! tells concert what is sold out, audits what is shown of seats.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     future::Future,
     sync::Arc,
     time::Duration,
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FORGET_PERIOD: Duration = Duration::from_secs(600);
 /// How often what is shown of seats is compared with the database.
 const AUDIT_PERIOD: Duration = Duration::from_secs(30);
+/// Concerts whose sold seats are counted at once.
+const CHECKED_AT_ONCE: usize = 32;
 /// Abandoned bookings that are gone on with at once: one that payment is slow about must not hold up the others.
 const RESUMED_AT_ONCE: usize = 16;
 /// Bookings younger than this are looked at every second: a lease runs out after five.
@@ -237,16 +239,22 @@ async fn report(shared: Shared, shutdown: Shutdown) {
     }
 }
 
+/// How many places of a concert were sold at a time.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    concert: ConcertId,
+    sold: u32,
+    time: DateTime<Utc>,
+}
+
 /// What concert was told.
 #[derive(Debug)]
 pub(crate) struct Reports {
     /// Whether a concert is sold out.
     told: HashMap<ConcertId, bool>,
-    /// Places sold of concerts that are to be told of once: what a process before this one told last may be wrong, and
-    /// nobody may ask for their seats for long. Few at a time, the newest first, as of the others most are over.
-    unchecked: Vec<(ConcertId, u32)>,
-    /// When those were counted.
-    count_time: DateTime<Utc>,
+    /// Concerts that are to be told of once: what a process before this one told last may be wrong, and nobody may ask for
+    /// their seats for long. Few at a time, the newest first, as of the others most are over.
+    unchecked: VecDeque<Count>,
     /// The concerts before this one are not counted yet. None: all are.
     uncounted: Option<ConcertId>,
 }
@@ -255,8 +263,7 @@ impl Default for Reports {
     fn default() -> Self {
         Self {
             told: HashMap::new(),
-            unchecked: Vec::new(),
-            count_time: DateTime::UNIX_EPOCH,
+            unchecked: VecDeque::new(),
             uncounted: Some(ConcertId::from_uuid(Uuid::max())),
         }
     }
@@ -276,29 +283,34 @@ impl Reports {
                 self.told.insert(*concert, is_sold_out);
             }
         }
-        if self.unchecked.is_empty()
+        // Concerts that can't be told of must not keep the others waiting.
+        if self.unchecked.len() < CHECKED_AT_ONCE
             && let Some(before) = self.uncounted
         {
-            self.count_time = shared.clock.now();
-            self.unchecked = shared.store.count_sold(before).await?;
-            self.uncounted = self.unchecked.last().map(|(concert, _)| *concert);
+            let time = shared.clock.now();
+            let counted = shared.store.count_sold(before, CHECKED_AT_ONCE).await?;
+            self.uncounted = counted.last().map(|(concert, _)| *concert);
+            self.unchecked.extend(counted.into_iter().map(|(concert, sold)| Count { concert, sold, time }));
         }
-        for (concert, sold) in std::mem::take(&mut self.unchecked) {
-            let is_loaded = loaded.iter().any(|(known, _)| *known == concert);
-            if !is_loaded && !self.check(shared, concert, sold).await {
-                self.unchecked.push((concert, sold));
+        for _ in 0..self.unchecked.len() {
+            // It stays until it is told of: a round may be cut off.
+            let Some(count) = self.unchecked.front().copied() else { break };
+            let is_loaded = loaded.iter().any(|(known, _)| *known == count.concert);
+            let is_done = is_loaded || self.check(shared, count).await;
+            self.unchecked.pop_front();
+            if !is_done {
+                self.unchecked.push_back(count);
             }
         }
         Ok(())
     }
 
     /// Tells what is left of a concert that nobody has asked for. Whether nothing is left to tell.
-    async fn check(&self, shared: &Shared, concert: ConcertId, sold: u32) -> bool {
+    async fn check(&self, shared: &Shared, count: Count) -> bool {
+        let Count { concert, sold, time } = count;
         match shared.catalog.find(concert).await {
-            Ok(sale) if sale.close_time <= self.count_time => true,
-            Ok(sale) => {
-                tell(shared, concert, sale.layout.places().saturating_sub(sold), self.count_time).await
-            }
+            Ok(sale) if sale.close_time <= time => true,
+            Ok(sale) => tell(shared, concert, sale.layout.places().saturating_sub(sold), time).await,
             Err(error) => !matches!(error, Error::ConcertUnavailable(_)),
         }
     }

@@ -189,13 +189,18 @@ impl Store {
         Ok(find_sold_of(self.database.reader(), concert, seats).await?)
     }
 
-    /// How many seats are sold of each concert that ever had a booking: the newest that are older than one, some of them. Ask
-    /// again from the last one on.
-    pub(crate) async fn count_sold(&self, before: ConcertId) -> Result<Vec<(ConcertId, u32)>, Error> {
+    /// How many seats are sold of each concert that ever had a booking: the newest that are older than one, so many of them.
+    pub(crate) async fn count_sold(
+        &self,
+        before: ConcertId,
+        limit: usize,
+    ) -> Result<Vec<(ConcertId, u32)>, Error> {
         let reader = self.database.reader();
         // By the primary key, so that it ends with the last of these concerts. A bigint on both databases.
-        let text = "SELECT concert, CAST(SUM(seats) AS bigint) AS sold FROM fan_seats WHERE concert < $1
-                    GROUP BY concert ORDER BY concert DESC LIMIT 32";
+        let text = format!(
+            "SELECT concert, CAST(SUM(seats) AS bigint) AS sold FROM fan_seats WHERE concert < $1
+             GROUP BY concert ORDER BY concert DESC LIMIT {limit}"
+        );
         let rows = reader.query_all_raw(sql(reader, text, [before.uuid().into()])).await?;
         let count = |row: &QueryResult| {
             let sold: i64 = row.try_get("", "sold")?;

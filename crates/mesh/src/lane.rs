@@ -98,17 +98,21 @@ impl<W: Work> Lane<W> {
                 {
                     batch.push(ticket);
                 }
-                // Those in a batch are in different traces; what is done for all of them is part of the first one's.
-                let call = batch.iter().find_map(|ticket| ticket.call).unwrap_or_else(Context::root);
-                // Whoever stopped waiting before their job began needs no work.
+                // Whoever stopped waiting before their job began needs no work. Those in a batch are in different traces; what is
+                // done for all of them is part of the first one's.
+                let mut call = None;
                 let (jobs, callers): (Vec<_>, Vec<_>) = batch
                     .drain(..)
                     .filter(|ticket| !ticket.answer.is_closed())
-                    .map(|ticket| (ticket.job, ticket.answer))
+                    .map(|ticket| {
+                        call = call.or(ticket.call);
+                        (ticket.job, ticket.answer)
+                    })
                     .unzip();
                 if jobs.is_empty() {
                     continue;
                 }
+                let call = call.unwrap_or_else(Context::root);
                 counts.batches.fetch_add(1, Ordering::Relaxed);
                 counts.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
                 batch_jobs.record(jobs.len() as u64);
@@ -304,7 +308,8 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_worked_on_in_the_trace_of_its_first_call() {
         let lane = Lane::start(Traced);
-        let [first, second] = [Context::root(), Context::root()];
+        let [left, first, second] = [(); 3].map(|()| Context::root());
+        assert!(poll_immediate(left.scope(lane.submit(()))).await.is_none());
         let calls = join_all([first, second].map(|call| call.scope(lane.submit(()))));
         for answer in calls.await {
             assert_eq!(answer.ok(), Some(first.trace.id()));

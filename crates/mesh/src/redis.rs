@@ -158,16 +158,20 @@ impl Redis {
 
 /// A command under way: a span where the level of this module is debug, which tells neither keys nor values.
 #[derive(Debug)]
-pub struct Question(Span);
+pub struct Question {
+    span: Span,
+    is_answered: bool,
+}
 
 impl Question {
     /// Begins a command of this name.
     pub fn begin(name: &'static str) -> Self {
-        Self(if tracing::enabled!(tracing::Level::DEBUG) {
+        let span = if tracing::enabled!(tracing::Level::DEBUG) {
             Span::of_question("redis", "redis", name, KeyValue::new("db.operation.name", name))
         } else {
             Span::none()
-        })
+        };
+        Self { span, is_answered: false }
     }
 
     /// It is over; what Redis answered.
@@ -175,10 +179,16 @@ impl Question {
     /// # Errors
     /// As the command.
     pub fn end<Answer>(mut self, answer: Result<Answer, FredError>) -> Result<Answer, RedisError> {
-        if answer.is_err() {
-            self.0.set_failed();
-        }
+        self.is_answered = answer.is_ok();
         Ok(answer?)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.span.set_failed();
+        }
     }
 }
 

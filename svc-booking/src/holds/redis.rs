@@ -207,8 +207,8 @@ impl RedisHolds {
 
     /// The concerts of a mark that some process knows.
     async fn list_marked(&self, mark: ConcertMark) -> Result<Vec<ConcertId>, RedisError> {
-        let marked: Vec<String> =
-            Question::begin("SMEMBERS").end(self.redis.connected()?.smembers(marked_key(mark)).await)?;
+        let client = self.redis.connected()?;
+        let marked: Vec<String> = Question::begin("SMEMBERS").end(client.smembers(marked_key(mark)).await)?;
         marked.iter().map(|concert| read_uuid(concert).map(ConcertId::from_uuid)).collect()
     }
 
@@ -224,8 +224,8 @@ impl RedisHolds {
     }
 
     pub(super) async fn begin_load(&self, concert: ConcertId) -> Result<u64, RedisError> {
-        let loads: Option<u64> =
-            Question::begin("GET").end(self.redis.connected()?.get(key(concert, "loads")).await)?;
+        let client = self.redis.connected()?;
+        let loads: Option<u64> = Question::begin("GET").end(client.get(key(concert, "loads")).await)?;
         Ok(loads.unwrap_or(0))
     }
 
@@ -307,7 +307,8 @@ impl RedisHolds {
         fingerprint: &[u8; 32],
     ) -> Result<Option<Granted>, RedisError> {
         let key = request_key_of(concert, fan, request_key);
-        let known: Option<String> = Question::begin("GET").end(self.redis.connected()?.get(key).await)?;
+        let client = self.redis.connected()?;
+        let known: Option<String> = Question::begin("GET").end(client.get(key).await)?;
         let Some(known) = known else { return Ok(None) };
         let (id, first_fingerprint) = known.split_once(' ').ok_or_else(|| unreadable(&known))?;
         if first_fingerprint != hex(fingerprint) {
@@ -450,13 +451,15 @@ impl RedisHolds {
         Ok(try_join_all(sweeps).await?.into_iter().sum())
     }
 
+    /// The holds of a concert.
+    async fn count_of(&self, concert: ConcertId) -> Result<usize, RedisError> {
+        let client = self.redis.connected()?;
+        Question::begin("HLEN").end(client.hlen(key(concert, "holds")).await)
+    }
+
     pub(super) async fn count(&self) -> Result<usize, RedisError> {
         let concerts = self.concerts_here();
-        let counts = concerts.into_iter().map(async |concert| {
-            let holds: usize =
-                Question::begin("HLEN").end(self.redis.connected()?.hlen(key(concert, "holds")).await)?;
-            Ok::<_, RedisError>(holds)
-        });
+        let counts = concerts.into_iter().map(async |concert| self.count_of(concert).await);
         Ok(try_join_all(counts).await?.into_iter().sum())
     }
 
@@ -473,8 +476,7 @@ impl RedisHolds {
                 self.keep(concert).await?;
                 continue;
             }
-            let holds: usize =
-                Question::begin("HLEN").end(self.redis.connected()?.hlen(key(concert, "holds")).await)?;
+            let holds = self.count_of(concert).await?;
             let mut concerts = self.concerts();
             // Somebody may have asked for it meanwhile.
             let is_unused = concerts.get(&place_of(concert)).is_some_and(|known| {
@@ -498,8 +500,9 @@ impl RedisHolds {
     pub(super) async fn unsold(&self) -> Result<Vec<(ConcertId, u32)>, RedisError> {
         let concerts = self.concerts_here();
         let counts = concerts.into_iter().map(async |concert| {
-            let unsold: Option<u32> = Question::begin("HGET")
-                .end(self.redis.connected()?.hget(key(concert, "meta"), "unsold").await)?;
+            let client = self.redis.connected()?;
+            let unsold: Option<u32> =
+                Question::begin("HGET").end(client.hget(key(concert, "meta"), "unsold").await)?;
             Ok::<_, RedisError>(unsold.map(|unsold| (concert, unsold)))
         });
         Ok(try_join_all(counts).await?.into_iter().flatten().collect())
@@ -624,8 +627,9 @@ fn merge<'c>(changes: impl Iterator<Item = &'c Change>) -> Change {
 /// A concert's revision. None: not loaded.
 async fn revision_of(redis: &Redis, concert: ConcertId) -> Result<Option<Revision>, RedisError> {
     let fields = vec!["epoch", "revision"];
+    let client = redis.connected()?;
     let found: Vec<Option<String>> =
-        Question::begin("HMGET").end(redis.connected()?.hmget(key(concert, "meta"), fields).await)?;
+        Question::begin("HMGET").end(client.hmget(key(concert, "meta"), fields).await)?;
     let mut found = found.into_iter().flatten();
     let Some((epoch, revision)) = found.next().zip(found.next()) else { return Ok(None) };
     read_revision(&epoch, number(&revision)?).map(Some)

@@ -106,13 +106,10 @@ impl Permit<'_> {
 
     fn settle(&mut self, outcome: Option<Outcome>) {
         self.is_finished = true;
-        let neighbour = self.breaker.neighbour;
         let mut state = self.breaker.lock();
-        *state = match (*state, outcome) {
-            (State::HalfOpen, Some(Outcome::Answer)) if self.is_probe => {
-                tracing::info!(neighbour, "a breaker has closed");
-                HEALTHY
-            }
+        let before = *state;
+        *state = match (before, outcome) {
+            (State::HalfOpen, Some(Outcome::Answer)) if self.is_probe => HEALTHY,
             (State::HalfOpen, Some(Outcome::Fault)) if self.is_probe => State::Open { since: Instant::now() },
             // A probe that says nothing makes room for the next one at once.
             (State::HalfOpen, None) if self.is_probe => State::Open { since: Instant::now() - OPEN_PERIOD },
@@ -120,13 +117,6 @@ impl Permit<'_> {
                 let faults = (faults << 1 | u32::from(outcome == Outcome::Fault)) & ((1 << WINDOW) - 1);
                 let calls = (calls + 1).min(WINDOW);
                 if calls == WINDOW && faults.count_ones() * 2 >= WINDOW {
-                    let faults = faults.count_ones();
-                    tracing::warn!(
-                        neighbour,
-                        faults,
-                        calls,
-                        "a breaker has opened: its neighbour is not called"
-                    );
                     State::Open { since: Instant::now() }
                 } else {
                     State::Closed { faults, calls }
@@ -135,6 +125,17 @@ impl Permit<'_> {
             // A call that began before the breaker opened comes too late to say anything.
             (unchanged, _) => unchanged,
         };
+        let after = *state;
+        // Whoever writes the log may be slow; nobody is to wait for that.
+        drop(state);
+        let neighbour = self.breaker.neighbour;
+        match (before, after) {
+            (State::Closed { .. }, State::Open { .. }) => {
+                tracing::warn!(neighbour, "a breaker has opened: its neighbour is not called for a while");
+            }
+            (State::HalfOpen, State::Closed { .. }) => tracing::info!(neighbour, "a breaker has closed"),
+            _ => {}
+        }
     }
 }
 

@@ -101,19 +101,20 @@ impl Worker {
             // Whoever is about to ask does so first; if nobody is, no time passes.
             tokio::task::yield_now().await;
             let Some(jobs) = self.take_waiting() else { return };
-            // Those in a script are in different traces; what is done for all of them is part of the first one's.
-            let call = jobs.iter().find_map(|job| job.call).unwrap_or_else(Context::root);
-            // Whoever stopped waiting before their operation began needs no work.
-            let mut clock_shift = None;
+            // Whoever stopped waiting before their operation began needs no work. Those in a script are in different traces; what is
+            // done for all of them is part of the first one's.
+            let (mut clock_shift, mut call) = (None, None);
             let (operations, callers): (Vec<_>, Vec<_>) = jobs
                 .into_iter()
                 .filter(|job| !job.answer.is_closed())
                 .map(|job| {
                     clock_shift = Some(job.clock_shift);
+                    call = call.or(job.call);
                     (job.operation, job.answer)
                 })
                 .unzip();
             let Some(clock_shift) = clock_shift else { continue };
+            let call = call.unwrap_or_else(Context::root);
             match call.without_deadline().scope(self.run(operations, clock_shift)).await {
                 Ok(answers) => {
                     for (caller, answer) in callers.into_iter().zip(answers) {

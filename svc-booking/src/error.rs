@@ -47,7 +47,7 @@ pub(crate) enum Error {
     PaymentFailed { failure: PaymentFailure, booking: Option<BookingId> },
     #[error("the same request is being worked on")]
     InProgress,
-    #[error("the hold is being booked")]
+    #[error("a booking of the hold has begun")]
     BeingBooked,
     #[error("the idempotency key was used with another request")]
     KeyReused,

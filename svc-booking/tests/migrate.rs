@@ -119,7 +119,7 @@ async fn a_program_that_is_older_than_the_schema_says_so_and_ends() {
         let (status, output) = program.end().await;
         assert_eq!((status.code(), output.as_str()), (Some(1), ""), "{command}");
         let expected = format!(
-            "svc-booking: the database's schema has version 99, and this program knows none after {}: \
+            "svc-booking: the database has migration 99, and this program knows none after {}: \
              a newer program has migrated it; start that one",
             newest()
         );

@@ -129,6 +129,7 @@ async fn a_slow_payment_is_refused_at_once_and_holds_up_nothing_else() {
         }
         read(&mut while_open).await;
     }
+    assert!(!refusals.0.is_empty(), "nobody was refused");
     assert_eq!(breaker(&mesh, "gateway", "booking").await, Some(0.0), "booking itself is well");
 
     mesh.line("booking", 0, "payment").set_mode(Mode::Pass);

@@ -50,8 +50,9 @@ const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 /// After so long without use a connection is asked whether it is still there, before it is given what can't be sent again.
 const IDLE_LIMIT: Duration = Duration::from_secs(1);
-/// How long it may take to answer that: within the time to wait for a connection there must be room for a new one.
-const PRESENCE_LIMIT: Duration = Duration::from_millis(300);
+/// How long it may take to answer that. The pool asks one after the other: within [`ACQUIRE_TIMEOUT`] a few may be silent, and whoever
+/// waits in vain leaves fewer of them to the next.
+const PRESENCE_LIMIT: Duration = Duration::from_millis(200);
 /// Readers of a SQLite file. One more writes.
 const SQLITE_READERS: u32 = 4;
 
@@ -133,7 +134,7 @@ pub enum DatabaseError {
     },
     /// Its schema is newer than this program.
     #[error(
-        "the database's schema has version {version}, and this program knows none after {known}: a newer program has migrated it; start that one"
+        "the database has migration {version}, and this program knows none after {known}: a newer program has migrated it; start that one"
     )]
     TooNew {
         /// A version found that this program does not know.

@@ -41,7 +41,8 @@ macro_rules! ids {
                     Self(Uuid::now_v7())
                 }
 
-                /// A new id of this moment, by a clock that others share: for ids that are looked for by their time.
+                /// A new id of this moment, by a clock that others share: for ids that are looked for by their time. Those of
+                /// one millisecond are in no order.
                 pub fn at(time: DateTime<Utc>) -> Self {
                     let since_epoch = (time - DateTime::UNIX_EPOCH).to_std().unwrap_or_default();
                     let (seconds, nanos) = (since_epoch.as_secs(), since_epoch.subsec_nanos());

@@ -1,18 +1,15 @@
 //! Links from page to page and from a page to the sources: what they lead to must be there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::workspace::Finding;
+use crate::workspace::{Finding, collect_files};
 
 /// Every relative link in the Markdown pages below the root that leads nowhere.
 pub(crate) fn findings(root: &Path) -> Result<Vec<Finding>> {
     let mut pages = Vec::new();
-    collect_pages(root, &mut pages)?;
+    collect_files(root, ".md", &mut pages)?;
     pages.sort();
     let mut findings = Vec::new();
     for page in pages {
@@ -29,21 +26,6 @@ pub(crate) fn findings(root: &Path) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
-}
-
-fn collect_pages(directory: &Path, pages: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() {
-            if name != "target" && !name.starts_with('.') {
-                collect_pages(&path, pages)?;
-            }
-        } else if name.ends_with(".md") {
-            pages.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn read(page: &Path) -> Result<String> {

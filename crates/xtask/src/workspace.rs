@@ -82,7 +82,7 @@ impl Workspace {
             let manifest = PathBuf::from(text(package, "manifest_path")?);
             let directory = manifest.parent().context("a manifest without a directory")?;
             let mut rust_files = Vec::new();
-            collect_rust_files(directory, &mut rust_files)?;
+            collect_files(directory, ".rs", &mut rust_files)?;
             rust_files.sort();
             packages.push(Package {
                 name,
@@ -122,16 +122,17 @@ fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
-fn collect_rust_files(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// The files below a directory whose names end so.
+pub(crate) fn collect_files(directory: &Path, ending: &str, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() {
             // Build output may lie below a package; it isn't ours to judge.
             if name != "target" && !name.starts_with('.') {
-                collect_rust_files(&path, files)?;
+                collect_files(&path, ending, files)?;
             }
-        } else if name.ends_with(".rs") {
+        } else if name.ends_with(ending) {
             files.push(path);
         }
     }

@@ -53,6 +53,12 @@ async fn ask_with_all(database: &Database) -> Vec<Result<(), DbErr>> {
     join_all((0..CONNECTIONS).map(|_| ask(database))).await
 }
 
+async fn assert_all_answer(database: &Database) {
+    for outcome in ask_with_all(database).await {
+        outcome.unwrap();
+    }
+}
+
 #[track_caller]
 pub(crate) fn assert_unavailable(outcome: Result<(), DbErr>) {
     let failure = Failure::from(outcome.unwrap_err());
@@ -72,9 +78,7 @@ async fn wait_until_healed(database: &Database) {
 async fn a_database_that_is_away_for_a_while_is_used_again_without_help() {
     let server = Proxied::start().await;
     let database = open(&server.url).await;
-    for outcome in ask_with_all(&database).await {
-        outcome.unwrap();
-    }
+    assert_all_answer(&database).await;
 
     server.proxy.set_mode(Mode::Refuse);
     for _ in 0..2 {
@@ -96,15 +100,11 @@ async fn a_database_that_is_away_for_a_while_is_used_again_without_help() {
 async fn connections_that_broke_while_nobody_used_them_cost_no_call() {
     let server = Proxied::start().await;
     let database = open(&server.url).await;
-    for outcome in ask_with_all(&database).await {
-        outcome.unwrap();
-    }
+    assert_all_answer(&database).await;
     server.proxy.reset_connections();
     // Until they count as idle.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    for outcome in ask_with_all(&database).await {
-        outcome.unwrap();
-    }
+    assert_all_answer(&database).await;
     for _ in 0..CONNECTIONS {
         ask(&database).await.unwrap();
     }
@@ -115,9 +115,7 @@ async fn connections_that_broke_while_nobody_used_them_cost_no_call() {
 async fn a_partition_that_drops_packets_heals_without_help() {
     let server = Proxied::start().await;
     let database = open(&server.url).await;
-    for outcome in ask_with_all(&database).await {
-        outcome.unwrap();
-    }
+    assert_all_answer(&database).await;
 
     server.proxy.set_mode(Mode::Blackhole);
     // Callers stop waiting at their deadline; what they leave behind is a connection that never answers.
